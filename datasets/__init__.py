@@ -1,0 +1,1 @@
+"""One file per dataset (reader and preparation), the synthetic writers, and the augmentation."""

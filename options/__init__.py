@@ -1,0 +1,1 @@
+"""Option files (*.yaml), the schema they are checked by, and the loader."""

@@ -1,0 +1,68 @@
+"""The typed form of an option file. Each method, dataset and command owns its own class; this file joins them.
+
+`method: {name: foo}` is checked by `src/foo.py: Options`, `dataset: {name: bar}` by `datasets/bar.py: Options`,
+`synth: {name: baz}` by `datasets/synthetic/baz.py: Options`: the name is the module, there is no register.
+"""
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from datasets.augment import AugmentOptions, CropOptions
+from src.calibrate import CalibrateOptions
+from src.demo import DemoOptions
+from src.engine import TrainOptions
+from src.predict import TestOptions
+from utils.strict import Strict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def modules(package: str) -> list[str]:
+    """Names of the modules of `package` that define an Options class (what `name:` may be)."""
+    folder = ROOT / package.replace(".", "/")
+    return sorted(p.stem for p in folder.glob("*.py") if "\nclass Options(" in p.read_text(encoding="utf-8"))
+
+
+def _named(package: str):
+    """Validator that hands the section to the Options class of the module it names."""
+
+    def choose(value: Any) -> Any:
+        if value is None or isinstance(value, Strict):
+            return value
+        if not isinstance(value, dict) or "name" not in value:
+            raise ValueError(f"expected a section with a name, one of {modules(package)}")
+        if value["name"] not in modules(package):
+            raise ValueError(f"name: no {package}/{value['name']}.py; there are {modules(package)}")
+        return importlib.import_module(f"{package}.{value['name']}").Options.model_validate(value)
+
+    return BeforeValidator(choose)
+
+
+class Options(Strict):
+    """One experiment. A command reads its own sections only, so an option file may leave out the others."""
+
+    name: str = Field("", description="the run's folder is out/<name>")
+    out: str = Field("out", description="folder of all runs")
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's own choice")
+    hand: str = Field("template/free_hand_right.npz", description="right hand: .npz of this project or MANO_RIGHT.pkl")
+    hand_left: str | None = Field(None, description="left hand, where labels of left hands are read; null = the right file's sibling")
+    method: Annotated[SerializeAsAny[Strict] | None, _named("src")] = None
+    dataset: Annotated[SerializeAsAny[Strict] | None, _named("datasets")] = None
+    synth: Annotated[SerializeAsAny[Strict] | None, _named("datasets.synthetic")] = None
+    crop: CropOptions = CropOptions()
+    augment: AugmentOptions = AugmentOptions()
+    loss: dict[str, float] = Field(default_factory=dict, description="weight of each of the method's loss terms")
+    train: TrainOptions = TrainOptions()
+    test: TestOptions = TestOptions()
+    calibrate: CalibrateOptions = CalibrateOptions()
+    demo: DemoOptions = DemoOptions()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.out) / self.name

@@ -1,0 +1,1 @@
+"""What is learned and what drives learning: one file per method, engine, losses, calibration."""

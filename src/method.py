@@ -1,0 +1,45 @@
+"""What a method is: a torch module with named outputs, per-sample losses, and a decoder to the common Prediction.
+
+`src/foo.py` defines `class Options(Strict)` (with `name: Literal["foo"]`) and `build(options, hand) -> Method`;
+`method: {name: foo}` in an option file *is* the module name. Nothing else is touched.
+"""
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.batch import Batch, Prediction
+
+
+class Method(nn.Module, ABC):
+    """Base of every method.
+
+    `needs` names the Batch fields that `forward` and `losses` read (besides image, K and index).
+    `loss_names` are the keys of `losses`, and the only keys that the option file's `loss:` weights may have.
+    """
+
+    needs: frozenset[str] = frozenset()
+    loss_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any:
+        """The method's own named tuple."""
+
+    @abstractmethod
+    def losses(self, out: Any, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted per-sample terms: name -> (b,). The engine weighs, averages and logs them.
+
+        A term that lives on pairs of samples is spread over the rows so that its mean over the batch is the term.
+        """
+
+    @abstractmethod
+    def decode(self, out: Any, batch: Batch) -> Prediction:
+        """Metric, wrist-relative answer in camera axes."""
+
+    def metrics(self, out: Any, batch: Batch) -> dict[str, Tensor]:
+        """Further scalars worth watching, e.g. ranking accuracy (logged, never optimised)."""
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; parameters left out are frozen."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]

@@ -1,0 +1,1 @@
+"""Geometry and plumbing below methods and datasets: hand model, rotations, camera, metrics, renderer, files."""
