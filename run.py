@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""The only entry: python run.py <command> <option file> [key=value ...].
+
+The one place where a method (src/) and a dataset (datasets/) are joined. Heavy imports happen inside the commands, so
+that --help answers at once. Exit codes: 0 done, 2 wrong input (one line on stderr), 1 our bug (a traceback).
+"""
+import argparse
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+
+from utils.errors import InputError
+
+COMMANDS = {
+    "synth": "write a synthetic dataset in a real dataset's on-disk layout",
+    "prepare": "index a dataset, cut its crops once, report counts and why each frame was left out",
+    "train": "train; resumes by itself where the run folder holds an unfinished run of the same options",
+    "test": "predict a split -> one predictions file; score it; write scores.json and report.html",
+    "calibrate": "predictions of a subject's images -> that subject's identity file",
+    "demo": "image or folder -> overlay, mesh (PLY), numbers (JSON); with an identity file if given",
+    "report": "one page, one table and summary.json from the scores of several tests",
+    "convert": "a published checkpoint, or MANO's pickle, -> this project's files",
+    "check": "is everything in place? versions, device, hand model, dataset files; each miss with its remedy",
+}
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line; wrong ones end with exit code 2 by argparse itself."""
+    parser = argparse.ArgumentParser(prog="run.py", description="Train, evaluate and personalise 3D hand mesh estimators.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "convert":
+            command.add_argument("what", help="mano, idhand_baseline, idhand_given or idhand_conf")
+            command.add_argument("file", type=Path)
+            command.add_argument("--out", type=Path, required=True)
+            command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),
+                                 help="mano only: what to do to the left hand's shape directions")
+        else:
+            command.add_argument("option_file", help="options/*.yaml", nargs="?" if name == "check" else None)
+            command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
+    return parser.parse_args(argv)
+
+
+def synth(options) -> None:
+    module = _section(options, "synth", "datasets.synthetic")
+    _say(module.write(options.synth, *_hands(options).values()))
+
+
+def prepare(options) -> None:
+    module = _section(options, "dataset", "datasets")
+    _say(module.prepare(options.dataset, _hands(options)))
+
+
+def train(options) -> None:
+    from options.load import dump
+    from src.engine import train as run_training
+
+    hands, method = _hands(options), _method(options)
+    source = _reader(options, hands, options.train.split, train=True)
+    val = _reader(options, hands, options.train.val_split, train=False) if options.train.val_split else None
+    result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder, options_text=dump(options),
+                          seed=options.seed, device=_device(options), hand_info=_hand_info(hands["right"]),
+                          method_name=options.method.name, val_source=val)
+    _say(f"{result.steps} steps, {result.seconds:.0f} s, {result.images_per_s:.0f} images/s, "
+         f"{100 * result.data_wait_share:.0f} % of the time waiting for data -> {result.checkpoint}")
+
+
+def convert(args) -> None:
+    if args.what == "mano":
+        from utils.mano_file import convert_mano
+
+        convert_mano(args.file, args.out, args.shapedirs)
+    else:
+        from src.convert import convert as convert_checkpoint
+
+        convert_checkpoint(args.what, args.file, args.out)
+    _say(f"{args.out} written")
+
+
+def _hands(options) -> dict:
+    """The hand model of each side; the left one is the right one's sibling file unless the options name it."""
+    from utils.hand import HandModel
+
+    left = options.hand_left or options.hand.replace("right", "left").replace("RIGHT", "LEFT")
+    shapedirs = getattr(options.dataset, "left_shapedirs", "as_is")
+    hands = {"right": HandModel.load(options.hand)}
+    if options.hand_left or Path(left).is_file():
+        hands["left"] = HandModel.load(left, shapedirs)
+    return hands
+
+
+def _method(options):
+    module = _section(options, "method", "src")
+    from utils.hand import HandModel
+
+    return module.build(options.method, HandModel.load(options.hand))
+
+
+def _reader(options, hands: dict, split: str, train: bool):
+    module = _section(options, "dataset", "datasets")
+    return module.open_reader(options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed, hands=hands)
+
+
+def _section(options, section: str, package: str):
+    """The module that `section: {name: ...}` names."""
+    import importlib
+
+    chosen = getattr(options, section)
+    if chosen is None:
+        raise InputError(f"this command needs a `{section}:` section in the option file; see options/ for examples")
+    return importlib.import_module(f"{package}.{chosen.name}")
+
+
+def _device(options):
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = torch.cuda.is_available()
+    if options.device == "cuda" and not found:
+        raise InputError("option device=cuda: no CUDA device is visible to torch; use device=auto or device=cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", local) if found and options.device != "cpu" else torch.device("cpu")
+
+
+def _hand_info(hand) -> dict:
+    return {"name": hand.name, "sha256": hand.sha256}
+
+
+def _say(text: object) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(text, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if args.command == "convert":
+            convert(args)
+        else:
+            from options.load import load
+
+            globals()[args.command](load(args.option_file, args.overrides))
+    except InputError as error:
+        print(f"run.py {args.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"run.py {args.command}: {error.strerror}: {error.filename or 'the output folder'}; what was finished is kept: make room "
+              "or choose another out= and run again", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"run.py {args.command}: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
