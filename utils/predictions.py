@@ -1,0 +1,279 @@
+"""The predictions file: what `test` writes and what score, calibrate, refine, export and the report read.
+
+One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta` (json text).
+`numpy.load(path, allow_pickle=False)` opens it anywhere; there are no object arrays. Units are metres and pixels, axes those of
+utils/batch.py: pred_verts and pred_joints are relative to the prediction's own wrist, true_* are absolute in the camera, and
+every row is a right hand (`mirrored` rows were left hands). A label that a row lacks is NaN; a column that no row has is left
+out. The writer's memory is bounded whatever n is: rows go to one unnamed temporary file per column beside the target, which
+the system reclaims even after SIGKILL; `close` joins them and renames. The reader maps the columns, it does not load them.
+
+Seed: the original pickled whole lists, and dropped the last, partial batch; here every row is kept.
+"""
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import atomic_path, require_file
+
+FORMAT = "hand-predictions"
+VERSION = 1
+REMEDY = "write it with `run.py test <option file>`"
+COPY_BYTES = 1 << 24
+ALIGN = 64  # bytes; data of every column starts at a multiple of it, so that a mapped column is an aligned array
+
+_F, _I, _B = np.dtype("<f4"), np.dtype("<i8"), np.dtype("bool")
+REQUIRED: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+    "pred_verts": (_F, (778, 3)), "pred_joints": (_F, (21, 3)), "subject": (_I, ()), "index": (_I, ()), "mirrored": (_B, ()),
+}
+OPTIONAL: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+    "pred_root": (_F, (3,)), "pred_rotations": (_F, (16, 3, 3)), "pred_shape": (_F, (10,)), "pred_shape_cov": (_F, (10, 10)),
+    "pred_joints_uv": (_F, (21, 2)), "confidence": (_F, ()), "true_verts": (_F, (778, 3)), "true_joints": (_F, (21, 3)),
+    "true_root": (_F, (3,)), "true_shape": (_F, (10,)), "true_rotations": (_F, (16, 3, 3)), "identity": (_F, (10,)),
+    "K": (_F, (3, 3)), "crop_from_image": (_F, (3, 3)), "official_index": (_I, ()),
+}
+COLUMNS = REQUIRED | OPTIONAL  # and `name`, text, required
+
+
+class PredictionsWriter:
+    """Writes a predictions file piece by piece: `append(**columns)` any number of rows, then `close()`.
+
+    As a context manager it closes when the block ends well and leaves nothing behind when it does not.
+    """
+
+    def __init__(self, path: str | os.PathLike, meta: dict[str, Any]):
+        self.path = Path(path)
+        self.meta = {**meta, "format": FORMAT, "version": VERSION}
+        json.dumps(self.meta, allow_nan=False)  # a meta that cannot be written is found before the work, not after it
+        self._parts: dict[str, IO[bytes]] = {}
+        self._names: list[str] = []
+        self._columns: frozenset[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def append(self, *, name: Iterable[str], **columns: np.ndarray) -> None:
+        """Add b rows: `name` (b texts) and arrays (b, ...) as in COLUMNS. Every call must bring the same columns."""
+        names = [str(n) for n in name]
+        if self._columns is None:
+            self._open(frozenset(columns))
+        if set(columns) != self._columns:
+            raise TypeError(f"columns differ from the first rows': {sorted(set(columns) ^ self._columns)}")
+        arrays = {}
+        for key, value in columns.items():
+            dtype, shape = COLUMNS[key]
+            array = np.ascontiguousarray(value, dtype=dtype)
+            if array.shape != (len(names), *shape):
+                raise TypeError(f"{key}: expected {(len(names), *shape)}, found {array.shape}")
+            arrays[key] = array
+        with self._full_disk():
+            for key, array in arrays.items():
+                self._parts[key].write(array.data if array.size else b"")
+        self._names += names
+
+    def close(self) -> None:
+        """Join the columns to the file and give it its name."""
+        if self._columns is None:
+            self.abort()
+            raise InputError(f"{self.path}: no predictions to write; does the split hold any frame?")
+        try:
+            with self._full_disk(), atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                _write_array(archive, "meta", np.array(json.dumps(self.meta)))
+                _write_array(archive, "name", np.array(self._names))
+                for key in sorted(self._columns):
+                    part = self._parts[key]
+                    part.flush()
+                    part.seek(0)
+                    dtype, shape = COLUMNS[key]
+                    _write_member(archive, key, dtype, (len(self), *shape), iter(lambda p=part: p.read(COPY_BYTES), b""))
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Forget everything written so far."""
+        for part in self._parts.values():
+            try:
+                part.close()
+            except OSError:  # a full disk refuses the last buffer too; the file is unnamed and gone either way
+                continue
+        self._parts = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.close() if kind is None else self.abort()
+
+    def _open(self, columns: frozenset[str]) -> None:
+        if unknown := columns - set(COLUMNS):
+            raise TypeError(f"not columns of a predictions file: {sorted(unknown)}")
+        if missing := set(REQUIRED) - columns:
+            raise TypeError(f"columns missing: {sorted(missing)}")
+        with self._full_disk():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._parts = {key: tempfile.TemporaryFile(dir=self.path.parent, buffering=1 << 20) for key in columns}  # noqa: SIM115
+        self._columns = columns
+
+    def _full_disk(self) -> "_Explain":
+        return _Explain(self.path)
+
+
+class _Explain:
+    """Turns the system's refusals while writing `path` into one line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OSError):
+            raise InputError(f"{self.path}: cannot be written ({error.strerror or error}); free space or name another place "
+                             "and run again; nothing was left there") from error
+
+
+def _write_array(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
+    _write_member(archive, key, array.dtype, array.shape, iter([array.tobytes()]))
+
+
+def _write_member(archive: zipfile.ZipFile, key: str, dtype: np.dtype, shape: tuple[int, ...], pieces: Iterator[bytes]) -> None:
+    """One .npy member whose header is padded so that the data begin at a multiple of ALIGN in the archive."""
+    info = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date: same predictions, same bytes
+    with archive.open(info, "w", force_zip64=True) as member:
+        header = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}).encode("latin1")
+        start = archive.fp.tell() + len(np.lib.format.MAGIC_PREFIX) + 4  # magic, version (2), header length (2)
+        header += b" " * (-(start + len(header) + 1) % ALIGN) + b"\n"
+        member.write(np.lib.format.magic(1, 0) + len(header).to_bytes(2, "little") + header)
+        for piece in pieces:
+            member.write(piece)
+
+
+class Predictions:
+    """A predictions file opened for reading: `predictions["pred_verts"]` is a read-only array mapped from disk."""
+
+    def __init__(self, path: Path, meta: dict[str, Any], columns: dict[str, np.ndarray]):
+        self.path, self.meta, self._columns = path, meta, columns
+
+    def __len__(self) -> int:
+        return len(self._columns["name"])
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._columns
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """The column, (n, ...); InputError where the file has none."""
+        self.require(column)
+        return self._columns[column]
+
+    def get(self, column: str) -> np.ndarray | None:
+        """The column or None."""
+        return self._columns.get(column)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns present, sorted."""
+        return tuple(sorted(self._columns))
+
+    def require(self, *columns: str) -> None:
+        """InputError that names the columns the file lacks."""
+        if missing := [c for c in columns if c not in self._columns]:
+            raise InputError(f"{self.path}: no column {', '.join(missing)}; it has {', '.join(self.columns)}; {_why(missing)}")
+
+    def require_hand(self, name: str, sha256: str) -> None:
+        """InputError where the predictions were made with another hand model."""
+        found = self.meta.get("hand") or {}
+        if found.get("sha256") != sha256:
+            made = f"{found.get('name', 'unknown')} ({str(found.get('sha256'))[:12]})"
+            raise InputError(f"{self.path}: made with hand model {made}, but this run uses {name} ({sha256[:12]}); "
+                             "give hand= the same file or predict again")
+
+
+def _why(missing: list[str]) -> str:
+    if any(c.startswith("true_") for c in missing):
+        return "the split it was predicted on has no such labels: predict a split that has"
+    if any(c in ("pred_shape", "pred_shape_cov", "confidence", "pred_root", "pred_rotations", "pred_joints_uv") for c in missing):
+        return "the method that made it does not predict this: use one that does"
+    return REMEDY
+
+
+def read_predictions(path: str | os.PathLike) -> Predictions:
+    """Open a predictions file; columns are mapped from disk, not loaded.
+
+    Raises InputError where the file is absent, is something else, is cut short, has another version or lacks a column.
+    """
+    path = require_file(path, REMEDY)
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise InputError(f"{path}: expected a predictions file (.npz), found another kind of file; {REMEDY}")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+                meta = _read_meta(path, archive, members)
+                known = [key for key in members if key in COLUMNS or key == "name"]
+                columns = {key: _read_column(path, archive, file, members[key]) for key in known}
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise InputError(f"{path}: the predictions file is cut short or damaged ({error}); {REMEDY}") from error
+    _check(path, columns)
+    return Predictions(path, meta, columns)
+
+
+def _read_meta(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[str, Any]:
+    try:
+        with archive.open(members["meta"]) as member:
+            meta = json.loads(str(np.lib.format.read_array(member, allow_pickle=False)))
+        if meta["format"] != FORMAT:
+            raise KeyError("format")
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: a zip or npz file, but not a predictions file (no valid `meta`); {REMEDY}") from error
+    if meta.get("version") != VERSION:
+        raise InputError(f"{path}: predictions file of version {meta.get('version')}, this program reads version {VERSION}; "
+                         "predict again")
+    return meta
+
+
+def _read_column(path: Path, archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
+    """Map a stored member; read a compressed one (a file that was saved again by other means)."""
+    try:
+        with archive.open(info) as member:
+            np.lib.format.read_magic(member)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            header = member.tell()
+    except ValueError as error:
+        raise InputError(f"{path}: column {info.filename} is no array ({error}); {REMEDY}") from error
+    if dtype.hasobject or fortran:
+        raise InputError(f"{path}: column {info.filename} holds {'objects' if dtype.hasobject else 'Fortran order'}; {REMEDY}")
+    if info.compress_type != zipfile.ZIP_STORED:
+        with archive.open(info) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+    file.seek(info.header_offset + 26)  # of the local header: lengths of the name and of the extra field
+    lengths = file.read(4)
+    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little") + header
+    if info.file_size - header != dtype.itemsize * math.prod(shape):
+        raise InputError(f"{path}: column {info.filename} has {info.file_size - header} bytes, its header says {shape}; {REMEDY}")
+    if 0 in shape or not dtype.itemsize:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape)
+
+
+def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """InputError unless the columns are those of COLUMNS, with equal numbers of rows."""
+    if missing := [key for key in (*REQUIRED, "name") if key not in columns]:
+        raise InputError(f"{path}: a predictions file without the column {', '.join(missing)}; {REMEDY}")
+    rows = len(columns["name"])
+    for key, array in columns.items():
+        dtype, shape = COLUMNS.get(key, (columns["name"].dtype, ()))
+        if array.dtype != dtype or array.shape != (rows, *shape):
+            raise InputError(f"{path}: column {key}: expected {dtype} {(rows, *shape)}, found {array.dtype} {array.shape}; "
+                             f"{REMEDY}")
+    if columns["name"].dtype.kind != "U":
+        raise InputError(f"{path}: column name: expected text, found {columns['name'].dtype}; {REMEDY}")
+    if not rows:
+        raise InputError(f"{path}: a predictions file without a single row; {REMEDY}")
