@@ -1,0 +1,4 @@
+"""Training loop."""
+from src.train_options import TrainOptions
+
+__all__ = ["TrainOptions"]
