@@ -1,0 +1,208 @@
+"""Prediction: a method over a split -> one predictions file (utils/predictions.py), the first half of `run.py test`.
+
+Every frame of the split once, in the reader's order, without augmentation; scoring happens afterwards and on the file.
+`identity` is what an identity-aware method is *told*: the truth, or calibrated shapes by subject. It is stored next to the truth,
+so that a score can say which was used.
+Seed: the original's exports dropped the last, partial batch (up to 31 frames) and read the told shape from a path fixed in the
+dataset class; here every frame is kept and the shapes are an argument.
+"""
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm import tqdm
+
+from src.method import Method
+from utils.batch import Batch, Prediction, Source, stack_to
+from utils.errors import InputError
+from utils.predictions import PredictionsWriter
+from utils.strict import Strict
+
+Identities = Mapping[int, np.ndarray] | Callable[[int], np.ndarray]
+
+
+class TestOptions(Strict):
+    """What `run.py test` predicts and how it is scored (`test:` of an option file)."""
+
+    __test__ = False  # for pytest: not a test class
+
+    split: str = Field("test", description="split of the dataset, as its reader names it")
+    frames: int | None = Field(None, ge=1, description="only this many frames, evenly spread over the split; null = all")
+    checkpoint: str | None = Field(None, description="checkpoint to test; null = the run's last")
+    identity: str | list[str] | None = Field(
+        None, description="what an identity-aware method is told: null or truth = the true shape; else a folder of identity "
+                          "files, or a list of such files")
+    tag: str = Field("test", min_length=1, pattern=r"^[\w.-]+$", description="results go to out/<name>/<tag>")
+    batch: int = Field(64, ge=1)
+    workers: int = Field(4, ge=0, description="processes that decode images; 0 = in this one")
+    autocast: Literal["off", "bf16"] = Field("off", description="bf16: the network in bfloat16, the hand model in float32")
+    official_text: bool = Field(True, description="also write the dataset's official result file, where it has one")
+    report: bool = Field(True, description="also write report.html")
+    pictures: int = Field(9, ge=0, le=60, description="samples drawn in the report: a third each of best, median and worst")
+    bootstrap: int = Field(2000, ge=100, description="draws behind the 95 % intervals")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+
+def predict(method: Method, source: Source, path: str | Path, *, device: torch.device, batch: int = 64, workers: int = 4,
+            identities: Identities | None = None, frames: int | None = None, autocast: Literal["off", "bf16"] = "off",
+            meta: Mapping[str, Any] | None = None) -> None:
+    """Predict every frame of `source` and write the predictions file `path`, whole or not at all.
+
+    identities: shapes (10,) by subject that the method is told; None = the true shape. frames: an evenly spread choice.
+    meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
+    source.protocol() unless given. Raises InputError: a subject without identity, a method that is told none, an unreadable
+    sample, a prediction that is not finite, a killed worker, a full disk.
+    """
+    told = "identity" in method.needs
+    if identities is not None and not told:
+        raise InputError("test.identity: this method is never told a shape; leave test.identity out, or test an identity-aware "
+                         "method")
+    rows = chosen_rows(len(source), frames)
+    known = {"dataset": dict(source.protocol()), **(meta or {})}
+    known["told"] = ("identities" if identities is not None else "truth") if told else "nothing"
+    was_training = method.training
+    method.to(device).eval()
+    try:
+        with torch.inference_mode(), PredictionsWriter(path, known) as writer:
+            for raw in tqdm(_loader(source, rows, batch, workers, device), desc="predict", unit="batch", disable=None):
+                samples = source.batch(stack_to(raw, device))
+                if told:
+                    samples = replace(samples, identity=_told(samples, identities))
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bf16"):
+                    out = method(samples)
+                answer = method.decode(_float32(out), samples)
+                _append(writer, source, samples, answer)
+    finally:
+        method.train(was_training)
+
+
+def chosen_rows(count: int, frames: int | None) -> list[int]:
+    """All rows 0..count-1, or `frames` of them, evenly spread (first and last included)."""
+    if frames is None or frames >= count:
+        return list(range(count))
+    return np.unique(np.linspace(0, count - 1, frames).round().astype(int)).tolist()
+
+
+class _Rows(Dataset):
+    """The source for worker processes. An InputError travels as a value: the loader would bury its line in a traceback."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray] | InputError:
+        try:
+            return self.source[key]
+        except InputError as error:
+            return error
+
+
+def _collate(samples: Sequence[dict[str, np.ndarray] | InputError]) -> dict[str, Tensor] | InputError:
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+    return default_collate(list(samples))
+
+
+def _loader(source: Source, rows: Sequence[int], batch: int, workers: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Collated samples in order, the last batch partial."""
+    keys = [(0, row) for row in rows]
+    loader = DataLoader(_Rows(source), batch, sampler=keys, num_workers=min(workers, -(-len(keys) // batch)), collate_fn=_collate,
+                        pin_memory=device.type == "cuda", drop_last=False)
+    with _killed_worker():
+        for raw in loader:
+            if isinstance(raw, InputError):
+                raise raw
+            yield raw
+
+
+@contextlib.contextmanager
+def _killed_worker() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(f"a process that decodes images died ({str(error).splitlines()[0]}); out of memory? use fewer "
+                         "test.workers or a smaller test.batch and run again; nothing was written") from error
+
+
+def _told(samples: Batch, identities: Identities | None) -> Tensor:
+    """(b,10) shape the method is told: the truth, or the identity of each row's subject."""
+    if identities is None:
+        if samples.shape is None:
+            raise InputError("test.identity: this split has no true shapes to tell; name a folder of identity files "
+                             "(run.py calibrate)")
+        return samples.shape
+    shapes = []
+    for subject in samples.subject.tolist():
+        try:
+            shape = identities(subject) if callable(identities) else identities[subject]
+        except KeyError as error:
+            have = "" if callable(identities) else f"; there are files for {sorted(identities)}"
+            raise InputError(f"test.identity: no identity of subject {subject}{have}; calibrate that subject too") from error
+        shapes.append(np.asarray(shape, dtype=np.float32))
+    return torch.from_numpy(np.stack(shapes)).to(samples.image.device)
+
+
+def _float32(out: Any) -> Any:
+    """The method's named tuple with every floating tensor in float32 (what decode, with the hand model, runs in)."""
+    if isinstance(out, Tensor):
+        return out.float() if out.is_floating_point() else out
+    if isinstance(out, tuple):
+        parts = [_float32(part) for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else tuple(parts)
+    if isinstance(out, list):
+        return [_float32(part) for part in out]
+    if isinstance(out, dict):
+        return {key: _float32(part) for key, part in out.items()}
+    return out
+
+
+def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: Prediction) -> None:
+    """One batch of rows into the file."""
+    rows = samples.index.tolist()
+    names = [source.sample_name(row) for row in rows]
+    columns = {key: _numpy(getattr(samples, key)) for key in ("subject", "index", "mirrored", "K", "crop_from_image")}
+    for field, value in zip(answer._fields, answer):
+        if value is not None:
+            key = field if field == "confidence" else f"pred_{field}"
+            columns[key] = _numpy(value)
+            finite = np.isfinite(columns[key]).reshape(len(rows), -1).all(1)
+            if not finite.all():
+                made = writer.meta.get("checkpoint", "tested")
+                raise InputError(f"{names[int(np.argmin(finite))]}: {key} is not finite; the checkpoint {made} is broken or was "
+                                 "trained to divergence: train again, or test an earlier one")
+    columns.update(_truth(samples))
+    if writer.meta["told"] != "nothing":
+        columns["identity"] = _numpy(samples.identity)
+    official = source.columns(rows).get("official_index")
+    if official is not None:
+        columns["official_index"] = np.asarray(official)
+    writer.append(name=names, **columns)
+
+
+def _truth(samples: Batch) -> dict[str, np.ndarray]:
+    """Labels of the batch, absolute in the camera; rows without one are NaN."""
+    pairs = {"true_joints": (samples.joints, samples.has_joints), "true_verts": (samples.verts, samples.has_verts),
+             "true_root": (samples.root, samples.has_joints), "true_shape": (samples.shape, samples.has_shape),
+             "true_rotations": (samples.rotations, samples.has_verts)}
+    columns = {}
+    for key, (value, present) in pairs.items():
+        if value is None:
+            continue
+        columns[key] = _numpy(value)
+        if present is not None:
+            columns[key][~_numpy(present).astype(bool)] = np.nan
+    return columns
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy().copy()
