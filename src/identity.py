@@ -1,0 +1,166 @@
+"""Identity files: one person's hand shape, whose hand model it belongs to, and what it was made from.
+
+`<subject>.json`, written by `calibrate`, read by `test`, `demo` and `refine`. The ten coefficients mean something only with the
+hand model they were calibrated on, so the file holds that model's name and sha256 and is refused with any other. A left
+hand's shape is that of its mirror image, like every left hand in this project. `covariance` is null where a method gives no
+posterior; `standard_error` is the plain std / sqrt(n), which is too small where images of one sequence err alike.
+"""
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import read_json, write_json
+
+VERSION = 1
+KIND = "identity"
+COMPANIONS = ("calibration", "calibration curve")  # other json files that `calibrate` writes into the same folder
+COEFFICIENTS = 10
+_REMEDY = "write it again with `run.py calibrate`"
+
+
+class HandInfo(Protocol):
+    """What an identity file must know of a hand model (utils.hand.HandModel has it)."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person's calibrated shape.
+
+    shape: ten coefficients of the hand model `hand` ({name, sha256}) · covariance: (10,10) or None · n: images used ·
+    method: random | top | weighted | all | ... · confidence_used · standard_error: ten, or None for one image ·
+    spread: {shape_std: ten or None, rest_mesh_mm: float or None} over the images used · settings: seed, draw, temperature... ·
+    source: predictions file, its index hash, split, sequences, images available · frames: names of the images used, or
+    None where all of the selected ones were.
+    """
+
+    subject: int
+    shape: np.ndarray
+    hand: dict[str, str]
+    n: int
+    method: str
+    covariance: np.ndarray | None = None
+    confidence_used: bool = False
+    standard_error: np.ndarray | None = None
+    spread: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+    source: dict[str, Any] | None = None
+    frames: tuple[str, ...] | None = None
+
+
+def write_identity(path: str | Path, identity: Identity) -> None:
+    """Write one identity file, whole or not at all. The coefficients come back bit for bit."""
+    value = {key: item.tolist() if isinstance(item, np.ndarray) else item for key, item in asdict(identity).items()}
+    write_json(path, {"kind": KIND, "version": VERSION, **value})
+
+
+def read_identity(path: str | Path, hand: HandInfo | None = None) -> Identity:
+    """Read one identity file; with `hand` given, refuse the shape of another hand model.
+
+    Raises InputError: not an identity file, another version, missing keys, wrong length, not finite, another hand model.
+    """
+    value = read_json(path, _REMEDY)
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        found = value.get("kind", "no kind") if isinstance(value, dict) else type(value).__name__
+        raise InputError(f"{path}: expected an identity file (kind: {KIND}), found {found!r}; {_REMEDY}")
+    if value.get("version") != VERSION:
+        raise InputError(f"{path}: expected version {VERSION} of identity files, found {value.get('version')!r}; {_REMEDY}")
+    names = {field.name for field in fields(Identity)}
+    if wrong := names.symmetric_difference(value.keys() - {"kind", "version"}):
+        what = "lacks" if wrong & names else "has the unknown"
+        raise InputError(f"{path}: the identity file {what} {', '.join(sorted(wrong))}; {_REMEDY}")
+    identity = _checked(path, {key: value[key] for key in names})
+    if hand is not None and identity.hand["sha256"] != hand.sha256:
+        theirs = f"{identity.hand['name']} ({identity.hand['sha256'][:12]})"
+        raise InputError(f"{path}: a shape of the hand model {theirs}, but the one in use is {hand.name} ({hand.sha256[:12]}); "
+                         "set hand= to that model, or calibrate with this one")
+    return identity
+
+
+def _checked(path: str | Path, value: dict[str, Any]) -> Identity:
+    """The fields, each of its type and size."""
+    def refuse(key: str, expected: str) -> InputError:
+        return InputError(f"{path}: {key}: expected {expected}, found {str(value[key])[:60]}; {_REMEDY}")
+
+    for key, low in (("subject", 0), ("n", 1)):
+        if isinstance(value[key], bool) or not isinstance(value[key], int) or value[key] < low:
+            raise refuse(key, f"a whole number from {low} up")
+    hand = value["hand"]
+    if not isinstance(hand, dict) or not all(isinstance(hand.get(key), str) and hand[key] for key in ("name", "sha256")):
+        raise refuse("hand", "the hand model's name and sha256")
+    if not isinstance(value["method"], str):
+        raise refuse("method", "the name of the calibration method")
+    shapes = {"shape": (COEFFICIENTS,), "covariance": (COEFFICIENTS, COEFFICIENTS), "standard_error": (COEFFICIENTS,)}
+    for key, shape in shapes.items():
+        if value[key] is None and key != "shape":
+            continue
+        array = _finite(value[key], shape)
+        if array is None:
+            raise refuse(key, f"{' x '.join(map(str, shape))} finite numbers")
+        value[key] = array
+    frames = value["frames"]
+    if frames is not None and not (isinstance(frames, list) and all(isinstance(frame, str) for frame in frames)):
+        raise refuse("frames", "a list of names, or null")
+    value["frames"] = None if frames is None else tuple(frames)
+    return Identity(**value)
+
+
+def _finite(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Nested lists of numbers as a float64 array of this shape, or None."""
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return array if array.shape == shape and all(map(math.isfinite, array.ravel())) else None
+
+
+def identity_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The identity files of a folder, one file, or a list of files."""
+    if not isinstance(spec, (str, Path)):
+        return [Path(item) for item in spec]
+    path = Path(spec)
+    if not path.is_dir():
+        return [path]
+    found = [file for file in sorted(path.glob("*.json")) if not _is_companion(file)]
+    if not found:
+        raise InputError(f"{path}: expected identity files (<subject>.json), found none; write them with `run.py calibrate`")
+    return found
+
+
+def _is_companion(path: Path) -> bool:
+    value = read_json(path, _REMEDY)
+    return isinstance(value, dict) and value.get("kind") in COMPANIONS
+
+
+def load_identities(spec: str | Path | Sequence[str | Path], hand: HandInfo | None = None) -> dict[int, np.ndarray]:
+    """Shapes by person: a folder or list of identity files -> {subject: (10,) float64}.
+
+    Raises InputError as read_identity does, and where two files name the same person.
+    """
+    shapes: dict[int, np.ndarray] = {}
+    origin: dict[int, Path] = {}
+    for path in identity_files(spec):
+        identity = read_identity(path, hand)
+        if identity.subject in shapes:
+            raise InputError(f"{path}: subject {identity.subject} has a shape already, from {origin[identity.subject]}; "
+                             "name one file per person")
+        shapes[identity.subject], origin[identity.subject] = identity.shape, path
+    return shapes
+
+
+def require_apart(calibration: Iterable[str], scored: Iterable[str], where: str) -> None:
+    """InputError where frames that calibrate are also scored; `where` names the two files in the message.
+
+    Seed: the original calibrated on the very test images it then scored.
+    """
+    used = set(calibration)
+    if shared := sorted(used.intersection(scored)):
+        raise InputError(f"{where}: {len(shared)} of {len(used)} calibration frames are scored as well (first: {shared[0]}); "
+                         "choose others with calibrate.sequences, or set calibrate.allow_scored_frames=true as the original did")
