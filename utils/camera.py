@@ -5,24 +5,28 @@ Pixels     The CENTRE of the top-left pixel is (0, 0); a picture of w pixels cov
            picture's corner therefore maps p to (p + 0.5) s - 0.5, and mirroring maps u to w - 1 - u.
 Maps       `B_from_A` (3,3) acts on homogeneous pixels of A. One matrix acts on image, uv and K alike.
 Crops      `crop_matrix` sends the square of side L about c to n x n pixels: c lands on (n-1)/2 in both axes.
-Rotation   Turning the crop by t about the principal point is exactly a turn of the camera about its axis: 3D points and global
-           rotations turn by R_z(t) (t > 0 is clockwise on the screen), and K_crop = A K R_z(-t), so that uv = A (K x) = K_crop (R_z x)
-           without approximation. With fx = fy, K_crop stays upper triangular with one focal length; with fx != fy it gets small
-           terms off the diagonal: project with the whole matrix.
+Rotation   Turning a picture by t about any point is exactly a turn of the camera about its axis: 3D points and global rotations
+           turn by R_z(t) (t > 0 is clockwise on the screen), and K_crop = A K R_z(-t), so that A (K x) = K_crop (R_z x) without
+           approximation. With fx = fy that is one focal length and the principal point turned with the picture; with fx != fy
+           small terms appear off the diagonal: project with the whole matrix. Methods that know one focal length only may take
+           sqrt(det K[:2,:2]).
 Mirrors    A left hand becomes a right one by x -> -x in 3D and by `mirror_matrix` on pixels; K_of_mirror keeps fx > 0.
 """
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from utils.precision import full_precision
 from utils.rotation import rotation_about_z
 
 
+@full_precision
 def project(points: Float[Tensor, "*batch n 3"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch n 2"]:
     """Pixels of camera-frame points (metres). Points at or behind the camera (z <= 0) give meaningless pixels: mask them by z."""
     return transform_uv(K, points, homogeneous=True)
 
 
+@full_precision
 def unproject(uv: Float[Tensor, "*batch n 2"], depth: Float[Tensor, "*batch n"], K: Float[Tensor, "*batch 3 3"],
               ) -> Float[Tensor, "*batch n 3"]:
     """Camera-frame points (metres) whose pixels are `uv` and whose z is `depth`; any invertible K."""
@@ -30,6 +34,7 @@ def unproject(uv: Float[Tensor, "*batch n 2"], depth: Float[Tensor, "*batch n"],
     return rays * (depth.unsqueeze(-1) / rays[..., 2:])
 
 
+@full_precision
 def transform_uv(B_from_A: Float[Tensor, "*batch 3 3"], uv: Tensor, homogeneous: bool = False) -> Float[Tensor, "*batch n 2"]:
     """Pixels (..., n, 2), or homogeneous ones (..., n, 3), of A as pixels of B."""
     mapped = uv @ B_from_A[..., :, :uv.shape[-1]].transpose(-1, -2)
@@ -44,6 +49,7 @@ def scale_matrix(scale: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
     return _similarity(scale, torch.zeros_like(scale), torch.stack((shift, shift), -1))
 
 
+@full_precision
 def crop_matrix(centre: Float[Tensor, "*batch 2"], side: Float[Tensor, "*batch"], pixels: int,
                 angle: Float[Tensor, "*batch"] | float = 0.0) -> Float[Tensor, "*batch 3 3"]:
     """crop_from_image: the square of `side` image pixels about `centre`, turned by `angle` about it, as `pixels` x `pixels`.
@@ -58,6 +64,7 @@ def crop_matrix(centre: Float[Tensor, "*batch 2"], side: Float[Tensor, "*batch"]
     return _similarity(a, b, torch.stack((middle - a * x + b * y, middle - b * x - a * y), -1))
 
 
+@full_precision
 def K_of_crop(K: Float[Tensor, "*batch 3 3"], crop_from_image: Float[Tensor, "*batch 3 3"],
               angle: Float[Tensor, "*batch"] | float = 0.0) -> Float[Tensor, "*batch 3 3"]:
     """Intrinsics of a crop whose 3D points have been turned by R_z(angle), `angle` as given to `crop_matrix`: A K R_z(-angle).
@@ -76,12 +83,14 @@ def mirror_matrix(width: Float[Tensor, "*batch"] | int, like: Tensor | None = No
     return torch.stack((-one, zero, width - 1, zero, one, zero, zero, zero, one), -1).unflatten(-1, (3, 3))
 
 
+@full_precision
 def K_of_mirror(K: Float[Tensor, "*batch 3 3"], width: Float[Tensor, "*batch"] | int) -> Float[Tensor, "*batch 3 3"]:
     """Intrinsics of the mirrored picture for points mirrored by x -> -x: fx stays positive, the principal point moves."""
     flip = K.new_tensor((-1.0, 1.0, 1.0))
     return mirror_matrix(width, K) @ K * flip
 
 
+@full_precision
 def invert_affine(B_from_A: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """A_from_B of an affine map of pixels (last row 0,0,1), in closed form."""
     (a, b, u), (c, d, v) = (row.unbind(-1) for row in B_from_A[..., :2, :].unbind(-2))

@@ -1,9 +1,9 @@
 """Rotations in every notation the project meets: 6D rows, matrix, axis-angle, unit quaternion (wxyz).
 
-Conventions: matrices act on column vectors (x' = R x); the 6D notation is the first two ROWS of the matrix (specs: idhandmesh 11),
-identity = 1,0,0,0,1,0; angles in radians. All functions take any leading axes, float32 or float64, and differentiate with
-finite gradients everywhere, including the identity and half turns; where a map has no derivative (the sign of the axis at
-exactly pi, 6D rows that are parallel) the one-sided or the zero gradient is returned.
+Conventions: matrices act on column vectors (x' = R x); the 6D notation is the first two ROWS of the matrix (spec: idhandmesh 11),
+identity = 1,0,0,0,1,0; angles in radians. All functions take any leading axes, float32 or float64 (half precision is raised, and
+autocast is off inside), and differentiate with finite gradients everywhere, including the identity and half turns; where a map
+has no derivative (the sign of the axis at exactly pi, 6D rows that are parallel) the one-sided or the zero gradient is returned.
 Seed: the originals add 1e-8 to the vector inside the norm of exp; here exp is exact (they differ by 1e-8 rad), and log returns
 the minimal angle where theirs may exceed pi (`axis_angle_from_matrix_seed` repeats theirs).
 """
@@ -13,11 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from utils.precision import full_precision
+
 _SMALL = 1e-6  # squared angle below which power series replace quotients (their error is then below 1e-20)
 
 
+@full_precision
 def matrix_from_rows6d(d6: Float[Tensor, "*batch 6"], eps: float = 1e-12) -> Float[Tensor, "*batch 3 3"]:
-    """Gram-Schmidt on the two rows a = d6[:3], b = d6[3:]; the third row is their cross product (Zhou et al., CVPR 2019, as rows).
+    """Gram-Schmidt on the two rows a = d6[:3], b = d6[3:]; the third row is their cross product (Zhou et al., CVPR 2019).
 
     Rows shorter than `eps`, or parallel ones, give rows of zeros: the answer is then not a rotation, its gradient is zero.
     Seed: the baseline's start pose [1,0,0,1,0,0] is such a case, and the originals return the same zeros.
@@ -28,21 +31,25 @@ def matrix_from_rows6d(d6: Float[Tensor, "*batch 6"], eps: float = 1e-12) -> Flo
     return torch.stack((row0, row1, torch.linalg.cross(row0, row1)), -2)
 
 
+@full_precision
 def rows6d_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
     """The first two rows, one after the other."""
     return matrix[..., :2, :].flatten(-2)
 
 
+@full_precision
 def matrix_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """exp of the rotation vector (Rodrigues). Any length is accepted; 2 pi turns are the identity."""
     return _matrix_from_unit_quaternion(*_half_angle(axis_angle))
 
 
+@full_precision
 def axis_angle_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """log: the rotation vector of least angle, in [0, pi]; at exactly pi either of the two axes."""
     return axis_angle_from_quaternion(quaternion_from_matrix(matrix))
 
 
+@full_precision
 def axis_angle_from_matrix_seed(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """log as the originals compute it: the quaternion's sign is what the best conditioned formula gives, so angles reach 2 pi.
 
@@ -54,6 +61,7 @@ def axis_angle_from_matrix_seed(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Te
     return xyz * 2 * torch.where(small, 1 + half * half / 6, half / torch.sin(torch.where(small, 1.0, half)))
 
 
+@full_precision
 def quaternion_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
     """Unit quaternion (w, x, y, z) with w >= 0."""
     q = _quaternion_any_sign(matrix)
@@ -61,17 +69,20 @@ def quaternion_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor,
     return torch.where(q[..., :1] < 0, -q, q)
 
 
+@full_precision
 def matrix_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation of the quaternion (w, x, y, z), normalised first; a zero quaternion gives NaN."""
     w, xyz = (quaternion / torch.linalg.vector_norm(quaternion, dim=-1, keepdim=True)).split((1, 3), -1)
     return _matrix_from_unit_quaternion(w, xyz)
 
 
+@full_precision
 def quaternion_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4"]:
     """Unit quaternion (w, x, y, z) of the rotation vector; w may be negative where the angle exceeds pi."""
     return torch.cat(_half_angle(axis_angle), -1)
 
 
+@full_precision
 def axis_angle_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
     """Rotation vector of least angle of a unit quaternion (w, x, y, z) of either sign."""
     w, xyz = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion).split((1, 3), -1)
@@ -83,6 +94,7 @@ def axis_angle_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[T
     return xyz * torch.where(small, series, 2 * torch.atan2(sine, w) / sine)
 
 
+@full_precision
 def rotation_about_z(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
     """R_z: turns x towards y. With y down (camera axes, pixels) a positive angle looks clockwise."""
     c, s = torch.cos(angle), torch.sin(angle)
@@ -90,6 +102,7 @@ def rotation_about_z(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 
     return torch.stack((c, -s, zero, s, c, zero, zero, zero, one), -1).unflatten(-1, (3, 3))
 
 
+@full_precision
 def geodesic(first: Float[Tensor, "*batch 3 3"], second: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Angle in [0, pi] between two rotations, radians; accurate at both ends (arc tangent of sine and cosine)."""
     relative = first.transpose(-1, -2) @ second
