@@ -40,6 +40,12 @@ class Method(nn.Module, ABC):
         """Further scalars worth watching, e.g. ranking accuracy (logged, never optimised)."""
         return {}
 
+    def start_weights(self) -> None:
+        """Load what a fresh training starts from (published backbones).
+
+        The engine calls it once, before step 0 of a run without a checkpoint: evaluating and resuming fetch nothing.
+        """
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; parameters left out are frozen."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
