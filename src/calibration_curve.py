@@ -5,19 +5,17 @@ origin. Where the truth is unknown the curve holds the spread between draws alon
 with all there are, and the point says how many people that concerns; n beyond everybody's images gives no point at all.
 """
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from src.calibration_draws import chosen_rows, mean_shape, orders_of_draw
 from src.calibration_people import Person
-
-if TYPE_CHECKING:
-    from utils.hand import HandModel
+from utils.hand import HandModel
 
 
-def rest_mesh_basis(hand: "HandModel") -> np.ndarray:
+def rest_mesh_basis(hand: HandModel) -> np.ndarray:
     """(10, 778, 3) metres: change of the wrist-relative rest mesh per unit of each coefficient (the mesh is affine in it)."""
     reference = hand.J_regressor
     with torch.no_grad():
@@ -39,7 +37,7 @@ def rest_mesh_spread_mm(basis: np.ndarray, shapes: np.ndarray, weight: np.ndarra
     return float(1000 * np.sqrt(np.einsum("ij,ivc,jvc->", covariance, basis, basis) / basis.shape[1]))
 
 
-def calibration_curve(people: dict[int, Person], wanted: Sequence[int], hand: "HandModel", *, counts: Sequence[int], seed: int,
+def calibration_curve(people: dict[int, Person], wanted: Sequence[int], hand: HandModel, *, counts: Sequence[int], seed: int,
                       draws: int, temperature: float) -> dict[str, Any]:
     """Error and spread of each method against n.
 

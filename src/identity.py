@@ -5,7 +5,6 @@ hand model they were calibrated on, so the file holds that model's name and sha2
 hand's shape is that of its mirror image, like every left hand in this project. `covariance` is null where a method gives no
 posterior; `standard_error` is the plain std / sqrt(n), which is too small where images of one sequence err alike.
 """
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -101,8 +100,8 @@ def _checked(path: str | Path, value: dict[str, Any]) -> Identity:
     for key, shape in shapes.items():
         if value[key] is None and key != "shape":
             continue
-        array = _finite(value[key], shape)
-        if array is None:
+        array = number_array(value[key])
+        if array is None or array.shape != shape:
             raise refuse(key, f"{' x '.join(map(str, shape))} finite numbers")
         value[key] = array
     frames = value["frames"]
@@ -112,13 +111,13 @@ def _checked(path: str | Path, value: dict[str, Any]) -> Identity:
     return Identity(**value)
 
 
-def _finite(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Nested lists of numbers as a float64 array of this shape, or None."""
+def number_array(value: object) -> np.ndarray | None:
+    """Nested lists of finite numbers, as json gives them, as float64; None for anything else (texts and booleans are none)."""
     try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        array = np.array(value)
+    except ValueError:  # lists of different lengths
         return None
-    return array if array.shape == shape and all(map(math.isfinite, array.ravel())) else None
+    return array.astype(np.float64) if array.dtype.kind in "iuf" and np.isfinite(array).all() else None
 
 
 def identity_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
