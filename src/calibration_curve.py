@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from src.calibration_draws import chosen_rows, mean_shape, orders_of_draw
 from src.calibration_people import Person
@@ -16,13 +15,9 @@ from utils.hand import HandModel
 
 
 def rest_mesh_basis(hand: HandModel) -> np.ndarray:
-    """(10, 778, 3) metres: change of the wrist-relative rest mesh per unit of each coefficient (the mesh is affine in it)."""
-    reference = hand.J_regressor
-    with torch.no_grad():
-        zero = torch.zeros(1, 10, dtype=reference.dtype, device=reference.device)
-        shaped = hand.shaped(torch.cat([zero, torch.eye(10, dtype=reference.dtype, device=reference.device)]))
-        verts = shaped.rest_verts - shaped.rest_joints[:, :1]
-    return (verts[1:] - verts[:1]).double().cpu().numpy()
+    """(10, 778, 3) metres: change of the wrist-relative rest mesh per unit of each coefficient (the mesh is affine in them)."""
+    directions = hand.arrays.shapedirs.transpose(2, 0, 1)
+    return directions - np.einsum("v,svc->sc", hand.arrays.J_regressor[0], directions)[:, None]
 
 
 def rest_mesh_mm(basis: np.ndarray, difference: np.ndarray) -> np.ndarray:

@@ -59,6 +59,8 @@ def select_people(predictions: Predictions, hand: HandInfo, *, sequences: Sequen
     keep = _in_sequences(names, sequences, path)
     if sides != "both":
         keep &= np.asarray(predictions["mirrored"]) == (sides == "left")
+        if not keep.any():
+            raise InputError(f"{path}: calibrate.sides={sides}: no frame of a {sides} hand among the chosen ones; set it to both")
     subject = np.asarray(predictions["subject"])
     people = {int(s): _person(predictions, int(s), np.flatnonzero(keep & (subject == s))) for s in np.unique(subject[keep])}
     wanted = sorted(set(subjects)) or sorted(people)
