@@ -18,7 +18,7 @@ from utils.joints import LEFT_TIPS, PARENTS, T21_FROM_H21, TIPS
 from utils.mano_file import HandArrays, Shapedirs, read_hand_file
 from utils.precision import full_precision
 from utils.rotation import matrix_from_axis_angle
-from utils.skinning import skin
+from utils.skinning import deform
 
 
 class Posed(NamedTuple):
@@ -35,13 +35,13 @@ class Posed(NamedTuple):
 class ShapedHand:
     """One person's hand (or a batch of persons'), ready to be posed."""
 
-    def __init__(self, hand: "HandModel", rest: Tensor, skeleton: Tensor):
-        self._hand, self._rest, self._skeleton = hand, rest, skeleton
+    def __init__(self, hand: "HandModel", shape: Tensor, skeleton: Tensor):
+        self._hand, self._shape, self._skeleton = hand, shape, skeleton
 
     @property
     def rest_verts(self) -> Float[Tensor, "*batch 778 3"]:
         """Flat hand of this shape, metres."""
-        return self._rest.unflatten(-1, (3, 778)).transpose(-1, -2).contiguous()
+        return self._hand.rest_verts(self._shape)
 
     @property
     def rest_joints(self) -> Float[Tensor, "*batch 16 3"]:
@@ -51,26 +51,25 @@ class ShapedHand:
     @full_precision
     def posed(self, rotations: Float[Tensor, "*batch 16 3 3"]) -> Posed:
         """Pose this shape: rotations (...,16,3,3), whose leading axes broadcast with the shape's."""
-        hand, rest, skeleton = self._hand, self._rest, self._skeleton
-        hand.require_dtype(rotations, "rotations", (16, 3, 3))
-        batch = torch.broadcast_shapes(rotations.shape[:-3], rest.shape[:-1])
+        hand = self._hand
+        hand.require(rotations, "rotations", (16, 3, 3))
+        batch = torch.broadcast_shapes(rotations.shape[:-3], self._shape.shape[:-1])
         rotations = rotations.expand(*batch, 16, 3, 3).reshape(-1, 16, 3, 3)
-        skeleton = skeleton.expand(*batch, 31, 3).reshape(-1, 31, 3)
-        if rest.dim() > 1:
-            rest = rest.expand(*batch, -1).reshape(len(rotations), -1)
-        feature = (rotations[:, 1:] - hand._eye).flatten(1)
-        points = torch.addmm(rest, feature, hand._posedirs).unflatten(1, (3, 778))
-        turns, places = chain(rotations, skeleton[:, :16], skeleton[:, 16:])
-        shifts = places - (turns * skeleton[:, :16].unsqueeze(2)).sum(-1)
+        shape = self._shape.expand(*batch, 10).reshape(-1, 10)
+        skeleton = self._skeleton.expand(*batch, 31, 3).reshape(-1, 31, 3)
+        # Coefficients of one basis: pose correctives, shape, and 1 for the template.
+        coefficients = torch.cat(((rotations[:, 1:] - hand._eye).flatten(1), shape, shape.new_ones(len(shape), 1)), 1)
+        turns, places = chain(rotations, skeleton[:, :1], skeleton[:, 16:])
+        shifts = places - (turns @ skeleton[:, :16].unsqueeze(-1)).squeeze(-1)
         transforms = torch.cat((turns, shifts.unsqueeze(-1)), -1).permute(0, 2, 3, 1)
-        verts = skin(transforms, points, hand._weights_t).transpose(1, 2).contiguous()
+        verts = deform(coefficients, hand._basis, transforms, hand._weights_t)
         return Posed(verts.view(*batch, 778, 3), places.view(*batch, 16, 3))
 
 
-def chain(rotations: Tensor, joints: Tensor, bones: Tensor) -> tuple[Tensor, Tensor]:
+def chain(rotations: Tensor, wrist: Tensor, bones: Tensor) -> tuple[Tensor, Tensor]:
     """World rotations (n,16,3,3) and joint places (n,16,3) of the kinematic tree, five fingers at once, level by level.
 
-    rotations (n,16,3,3) relative to the parent · joints (n,16,3) at rest · bones (n,15,3): each joint less its parent.
+    rotations (n,16,3,3) relative to the parent · wrist (n,1,3) at rest · bones (n,15,3): each rest joint less its parent.
     """
     local = torch.cat((rotations[:, 1:], bones.unsqueeze(-1)), -1).unflatten(1, (5, 3))  # (n,5,3 levels,3,4)
     root = rotations[:, :1]
@@ -79,8 +78,8 @@ def chain(rotations: Tensor, joints: Tensor, bones: Tensor) -> tuple[Tensor, Ten
     third = second[..., :3] @ local[:, :, 2]
     world = torch.stack((first, second, third), 2)
     turns = torch.cat((root, world[..., :3].flatten(1, 2)), 1)
-    places = world[..., 3].cumsum(2).flatten(1, 2) + joints[:, :1]
-    return turns, torch.cat((joints[:, :1], places), 1)
+    places = world[..., 3].cumsum(2).flatten(1, 2) + wrist
+    return turns, torch.cat((wrist, places), 1)
 
 
 class HandModel(nn.Module):
@@ -104,9 +103,17 @@ class HandModel(nn.Module):
         """From MANO's pickle or this project's .npz; see utils.mano_file.read_hand_file (raises InputError)."""
         return cls(read_hand_file(path, shapedirs), dtype)
 
+    @full_precision
     def shaped(self, shape: Float[Tensor, "*batch 10"]) -> ShapedHand:
         """The hand of these shape coefficients (...,10)."""
-        return self._shaped(shape)
+        self.require(shape, "shape", (10,))
+        skeleton = torch.addmm(self._skeleton, shape.reshape(-1, 10), self._skeleton_dirs)
+        return ShapedHand(self, shape, skeleton.view(*shape.shape[:-1], 31, 3))
+
+    @full_precision
+    def rest_verts(self, shape: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 778 3"]:
+        """Flat hand of these shape coefficients, metres."""
+        return (shape @ self._basis[135:145] + self._basis[145]).unflatten(-1, (3, 778)).transpose(-1, -2).contiguous()
 
     @full_precision
     def forward(self, rotations: Float[Tensor, "*batch 16 3 3"], shape: Float[Tensor, "*batch 10"]) -> Posed:
@@ -162,33 +169,23 @@ class HandModel(nn.Module):
         other.tips = self.tips
         return other
 
-    def require_dtype(self, value: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    def require(self, value: Tensor, name: str, shape: tuple[int, ...]) -> None:
         """TypeError or ValueError where `value` does not end in `shape` or is of another precision than the model."""
         if value.dtype != self.weights.dtype:
             raise TypeError(f"{name} are {value.dtype}, the hand model is {self.weights.dtype}: convert one of them")
         if value.shape[-len(shape):] != shape:
             raise ValueError(f"{name}: expected (..., {', '.join(map(str, shape))}), found {tuple(value.shape)}")
 
-    @full_precision
-    def _shaped(self, shape: Tensor) -> ShapedHand:
-        self.require_dtype(shape, "shape", (10,))
-        flat = shape.reshape(-1, 10)
-        rest = torch.addmm(self._template, flat, self._shapedirs).view(*shape.shape[:-1], 2334)
-        skeleton = torch.addmm(self._joint_template, flat, self._joint_shapedirs).view(*shape.shape[:-1], 31, 3)
-        return ShapedHand(self, rest, skeleton)
-
     def _fill(self, dtype: torch.dtype, device: torch.device) -> None:
         """Buffers from the float64 arrays, in the layout of the forward pass: coordinates before vertices."""
         a = self.arrays
-        skeleton = np.concatenate((np.eye(16), np.eye(16)[1:] - np.eye(16)[list(PARENTS[1:])]))  # joints, then bones
-        skeleton = skeleton @ a.J_regressor
+        skeleton = np.concatenate((np.eye(16), np.eye(16)[1:] - np.eye(16)[list(PARENTS[1:])])) @ a.J_regressor  # joints, bones
         values = {
-            "J_regressor": a.J_regressor, "weights": a.weights,
-            "hands_mean": a.hands_mean, "hands_components": a.hands_components,
-            "_pca_inverse": np.linalg.pinv(a.hands_components), "_template": a.v_template.T.ravel(),
-            "_shapedirs": a.shapedirs.transpose(2, 1, 0).reshape(10, 2334), "_weights_t": a.weights.T,
-            "_posedirs": a.posedirs.transpose(2, 1, 0).reshape(135, 2334), "_joint_template": (skeleton @ a.v_template).ravel(),
-            "_joint_shapedirs": np.einsum("jv,vcs->sjc", skeleton, a.shapedirs).reshape(10, 93), "_eye": np.eye(3),
+            "J_regressor": a.J_regressor, "weights": a.weights, "_weights_t": a.weights.T, "hands_mean": a.hands_mean,
+            "hands_components": a.hands_components, "_pca_inverse": np.linalg.pinv(a.hands_components), "_eye": np.eye(3),
+            "_basis": np.concatenate((a.posedirs, a.shapedirs, a.v_template[..., None]), 2).transpose(2, 1, 0).reshape(146, 2334),
+            "_skeleton": (skeleton @ a.v_template).ravel(),
+            "_skeleton_dirs": np.einsum("jv,vcs->sjc", skeleton, a.shapedirs).reshape(10, 93),
         }
         for name, value in values.items():
             tensor = torch.from_numpy(np.ascontiguousarray(value)).to(dtype=dtype, device=device, copy=True)
