@@ -20,6 +20,7 @@ from src.calibration_draws import chosen_rows, mean_shape, orders_of_draw
 from src.calibration_people import Person, Selection, select_people
 from src.identity import COMPANIONS, HandInfo, Identity, require_apart, write_identity
 from utils.files import write_json
+from utils.hand import HandModel
 from utils.predictions import read_predictions
 from utils.strict import Strict
 
@@ -41,11 +42,12 @@ class CalibrateOptions(Strict):
     n: Count = Field(20, description="images per person for random and top (weighted and all use every image)")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws of `random`; 0 is the original's")
     draws: Count = Field(10, description="draws averaged in the curve; the identity file holds draw 0")
+    write_draws: bool = Field(False, description="random: write the identity files of every draw to <out>/draws/<draw>/")
     temperature: float = Field(1.0, gt=0, description="weighted: weights are softmax(confidence / temperature)")
     curve_n: list[Count] = Field([1, 2, 3, 4, 5, 10, 20, 50, 100, 200], min_length=1, description="n of the curve")
 
 
-def calibrate(predictions_path: str | Path, options: CalibrateOptions, folder: str | Path, *, hand: Any,
+def calibrate(predictions_path: str | Path, options: CalibrateOptions, folder: str | Path, *, hand: HandModel,
               scored_predictions: str | Path | None = None) -> dict[str, Any]:
     """Write `<subject>.json` for every person, curve.json and calibration.json to `folder`; returns calibration.json's content.
 
@@ -57,14 +59,20 @@ def calibrate(predictions_path: str | Path, options: CalibrateOptions, folder: s
     """
     selection = _selection(predictions_path, options, hand)
     identities = _identities(selection, options, hand)
-    used = [name for s, identity in identities.items() for name in (identity.frames or selection.people[s].names)]
+    draws = [identities]
+    if options.write_draws and options.method == "random":
+        draws += [_identities(selection, options, hand, draw) for draw in range(1, options.draws)]
+    used = [name for draw in draws for identity in draw.values() for name in identity.frames]
     _require_apart(selection, used, options, scored_predictions)
     curve = calibration_curve(selection.people, selection.wanted, hand, counts=options.curve_n, seed=options.seed,
                               draws=options.draws, temperature=options.temperature)
     summary = _summary(selection, identities, options, curve, hand)
     folder = Path(folder)
-    for subject, identity in identities.items():
-        write_identity(folder / f"{subject}.json", identity)
+    _write(folder, identities)
+    _clear_draws(folder)
+    if options.write_draws:
+        for draw, content in enumerate(draws):
+            _write(folder / "draws" / str(draw), content)
     write_json(folder / "curve.json", {"kind": COMPANIONS[1], **curve})
     write_json(folder / "calibration.json", {"kind": COMPANIONS[0], **summary})
     return summary
@@ -91,10 +99,23 @@ def identities_of_draws(predictions_path: str | Path, options: CalibrateOptions,
     return result
 
 
-def _identities(selection: Selection, options: CalibrateOptions, hand: Any) -> dict[int, Identity]:
-    """Every wanted person's identity, from draw 0."""
+def _write(folder: Path, identities: dict[int, Identity]) -> None:
+    for subject, identity in identities.items():
+        write_identity(folder / f"{subject}.json", identity)
+
+
+def _clear_draws(folder: Path) -> None:
+    """Draws of an earlier calibration with more draws or other people must not mix with the new ones."""
+    for stale in list(folder.glob("draws/*/*.json")):
+        stale.unlink()
+        if not any(stale.parent.iterdir()):
+            stale.parent.rmdir()
+
+
+def _identities(selection: Selection, options: CalibrateOptions, hand: HandModel, draw: int = 0) -> dict[int, Identity]:
+    """Every wanted person's identity, from one draw."""
     basis = rest_mesh_basis(hand)
-    orders = orders_of_draw(selection.people, options.seed)
+    orders = orders_of_draw(selection.people, options.seed + draw)
     identities = {}
     for subject in selection.wanted:
         person = selection.people[subject]
@@ -110,9 +131,9 @@ def _identities(selection: Selection, options: CalibrateOptions, hand: Any) -> d
             confidence_used=options.method in ("top", "weighted"), standard_error=error,
             spread={"shape_std": None if std is None else std.tolist(),
                     "rest_mesh_mm": None if std is None else rest_mesh_spread_mm(basis, person.shapes[rows], weight)},
-            settings={"n": options.n, "seed": options.seed, "draw": 0, "temperature": options.temperature},
+            settings={"n": options.n, "seed": options.seed, "draw": draw, "temperature": options.temperature},
             source=_source(selection, person, options),
-            frames=None if len(rows) == len(person) else tuple(person.names[rows].tolist()))
+            frames=tuple(person.names[rows].tolist()))
     return identities
 
 
@@ -136,7 +157,7 @@ def _source(selection: Selection, person: Person, options: CalibrateOptions) -> 
 
 
 def _summary(selection: Selection, identities: dict[int, Identity], options: CalibrateOptions, curve: dict[str, Any],
-             hand: Any) -> dict[str, Any]:
+             hand: HandModel) -> dict[str, Any]:
     """Content of calibration.json: what was asked, and per person what came out; fewer images than asked are said aloud."""
     basis = rest_mesh_basis(hand)
     people = []

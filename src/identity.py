@@ -36,8 +36,8 @@ class Identity:
     shape: ten coefficients of the hand model `hand` ({name, sha256}) · covariance: (10,10) or None · n: images used ·
     method: random | top | weighted | all | ... · confidence_used · standard_error: ten, or None for one image ·
     spread: {shape_std: ten or None, rest_mesh_mm: float or None} over the images used · settings: seed, draw, temperature... ·
-    source: predictions file, its index hash, split, sequences, images available · frames: names of the images used, or
-    None where all of the selected ones were.
+    source: predictions file, dataset protocol with its index hash, sequences, images available · frames: names of the images
+    used, so that none of them is scored unawares; None where they have no names (photographs).
     """
 
     subject: int
@@ -152,6 +152,27 @@ def load_identities(spec: str | Path | Sequence[str | Path], hand: HandInfo | No
                              "name one file per person")
         shapes[identity.subject], origin[identity.subject] = identity.shape, path
     return shapes
+
+
+def load_draws(folder: str | Path, hand: HandInfo | None = None) -> dict[str, dict[int, np.ndarray]]:
+    """Shapes of several draws: {draw: {subject: (10,)}} from the subfolders that `calibrate.write_draws` made, in order.
+
+    A folder without subfolders is one draw, named "". Raises InputError as load_identities does.
+    """
+    folders = sorted((path for path in Path(folder).glob("*") if path.is_dir()), key=lambda path: (len(path.name), path.name))
+    if folders and not any(Path(folder).glob("*.json")):
+        return {path.name: load_identities(path, hand) for path in folders}
+    return {"": load_identities(folder, hand)}
+
+
+def require_unscored(spec: str | Path | Sequence[str | Path], scored: Iterable[str]) -> None:
+    """InputError where an identity was calibrated on a frame that is about to be scored, unless its file says that this was asked
+    for (calibrate.allow_scored_frames). spec: as load_identities; scored: names of the frames."""
+    names = set(scored)
+    for path in identity_files(spec):
+        identity = read_identity(path)
+        if identity.frames and not (identity.source or {}).get("scored_frames_allowed"):
+            require_apart(identity.frames, names, str(path))
 
 
 def require_apart(calibration: Iterable[str], scored: Iterable[str], where: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from src.calibrate import CalibrateOptions, calibrate, identities_of_draws
 from src.calibration_curve import rest_mesh_basis, rest_mesh_mm, rest_mesh_spread_mm
-from src.identity import load_identities, read_identity
+from src.identity import load_draws, load_identities, read_identity, require_unscored
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.mano_file import HandArrays
@@ -186,6 +186,12 @@ def test_draws(golden_file, hand, tmp_path):
             generator.shuffle(rows)
             assert (draw[subject] == rows[:20].mean(0)).all()
     assert len(identities_of_draws(golden_file, CalibrateOptions(method="all"), hand=hand)) == 1
+    for count in (4, 3):  # the second time over the first, whose fourth draw must go
+        calibrate(golden_file, CalibrateOptions(draws=count, write_draws=True), tmp_path, hand=hand)
+    written = {draw: shapes for draw, shapes in load_draws(tmp_path / "draws", hand).items()}
+    assert list(written) == ["0", "1", "2"]
+    assert all((written[str(k)][s].astype(np.float32) == draws[k][s]).all() for k in range(3) for s in (8, 9))
+    assert (load_draws(tmp_path, hand)[""][8] == written["0"][8]).all()
 
 
 def test_without_truth_and_confidence(golden_file, hand, tmp_path):
@@ -241,6 +247,11 @@ def test_scored_frames_are_kept_apart(people, hand, tmp_path):
         call(allow_scored_frames=True)
         call(sequences=["seq_0", "seq_1", "seq_3"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["3.json", "5.json", "calibration.json", "curve.json"]
+    require_unscored(tmp_path / "out", [names[i] for i in rows])
+    with pytest.raises(InputError, match="3.json: .* calibration frames are scored as well"):
+        require_unscored(tmp_path / "out", names)
+    calibrate(path, CalibrateOptions(allow_scored_frames=True), tmp_path / "out", hand=hand)
+    require_unscored(tmp_path / "out", names)
 
 
 @pytest.mark.parametrize(("options", "message"), [
