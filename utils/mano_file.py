@@ -28,7 +28,9 @@ SHAPES = {
     "v_template": (778, 3), "shapedirs": (778, 3, 10), "posedirs": (778, 3, 135), "J_regressor": (16, 778), "weights": (778, 16),
     "f": (1538, 3), "hands_mean": (45,), "hands_components": (45, 45),
 }
-FORMAT = 1
+FORMAT = "hand-model-1"
+TEXTS = ("name", "side", "provenance", "licence", "shapedirs_state")
+EXTRAS = ("joint_axes", "axis_limits", "joint_limits", "pose_std")
 _REMEDY = ("download mano_v1_2 from https://mano.is.tue.mpg.de and put its MANO_RIGHT.pkl and MANO_LEFT.pkl into template/, "
            "or set hand=template/free_hand_right.npz")
 _AXIAL = np.array([1.0, -1.0, -1.0])  # how an axis, and each axis-angle vector, mirrors under x -> -x
@@ -41,9 +43,10 @@ class HandArrays:
     """MANO's arrays (float64, metres; f int64) and what is known of them.
 
     v_template (778,3) · shapedirs (778,3,10) · posedirs (778,3,135) · J_regressor (16,778) · weights (778,16) · f (1538,3) ·
-    hands_mean (45) · hands_components (45,45), rows = components · name · side · provenance: one line ·
+    hands_mean (45) · hands_components (45,45), rows = components · name · side · provenance and licence: one line each ·
     shapedirs_state: as_is | flip_x | negate, or `mirrored` where the left hand is the right one's mirror image ·
-    extras: further arrays, e.g. joint_axes (15,3,3), joint_limits (15,3,2) rad, pose_std (45).
+    extras, where the file has them: joint_axes (15,3,3) rows bend, spread, twist; axis_limits (15,3,2) rad about these;
+    joint_limits (15,3,2) rad, smallest and largest axis-angle components; pose_std (45) of the pose coefficients.
     """
 
     v_template: np.ndarray
@@ -57,6 +60,7 @@ class HandArrays:
     name: str = "hand"
     side: Side = "right"
     provenance: str = ""
+    licence: str = ""
     shapedirs_state: str = "as_is"
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -71,16 +75,6 @@ class HandArrays:
         for key in SHAPES:
             digest.update(key.encode() + getattr(self, key).tobytes())
         return digest.hexdigest()
-
-    @property
-    def joint_limits(self) -> np.ndarray | None:
-        """Limits of the 15 finger joints, where the file has them."""
-        return self.extras.get("joint_limits")
-
-    @property
-    def pose_std(self) -> np.ndarray | None:
-        """Standard deviation of the pose coefficients, where the file has it."""
-        return self.extras.get("pose_std")
 
     def with_shapedirs(self, wanted: Shapedirs) -> "HandArrays":
         """The left hand with the shapedirs a dataset's labels were made with; raises InputError where there is no way there."""
@@ -103,9 +97,12 @@ class HandArrays:
         extras = dict(self.extras)
         if "joint_axes" in extras:
             extras["joint_axes"] = extras["joint_axes"] * _AXIAL
+        if "joint_limits" in extras:  # of x they stay, those of y and z change sign and places
+            x, yz = np.split(extras["joint_limits"], [1], axis=1)
+            extras["joint_limits"] = np.concatenate((x, -yz[..., ::-1]), 1)
         return replace(
             self, v_template=self.v_template * _POLAR, shapedirs=self.shapedirs * _POLAR[:, None],
-            posedirs=self.posedirs * _POLAR[:, None] * axial9, f=self.f[:, ::-1], hands_mean=self.hands_mean * axial,
+            posedirs=self.posedirs * _POLAR[:, None] * axial9, f=self.f[:, [0, 2, 1]], hands_mean=self.hands_mean * axial,
             hands_components=self.hands_components * axial, side="left" if self.side == "right" else "right",
             shapedirs_state="mirrored", extras=extras,
             name=re.sub("right|left|RIGHT|LEFT", lambda m: _OTHER[m.group()], self.name))
@@ -129,10 +126,10 @@ def read_hand_file(path: str | Path, shapedirs: Shapedirs = "as_is", side: Side 
 def write_hand_npz(path: str | Path, arrays: HandArrays, dtype: type = np.float64) -> None:
     """Write a hand model; `dtype` float64 is exact, float32 halves the file. Same arrays, same bytes."""
     content = {key: getattr(arrays, key).astype(np.uint16 if key == "f" else dtype) for key in SHAPES}
-    extras = {f"extra.{key}": np.asarray(value) for key, value in arrays.extras.items()}
-    texts = {key: np.array(getattr(arrays, key)) for key in ("name", "side", "provenance", "shapedirs_state")}
+    extras = {key: np.asarray(value, dtype) for key, value in arrays.extras.items()}
+    texts = {key: np.array(getattr(arrays, key)) for key in TEXTS}
     with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, hand_format=np.array(FORMAT), **texts, **content, **extras)
+        np.savez_compressed(file, format=np.array(FORMAT), **texts, **content, **extras)
 
 
 def convert_mano(path: str | Path, out: str | Path, shapedirs: Shapedirs = "as_is") -> HandArrays:
@@ -143,7 +140,7 @@ def convert_mano(path: str | Path, out: str | Path, shapedirs: Shapedirs = "as_i
     if Path(out).suffix != ".npz":
         raise InputError(f"--out {out}: expected a file that ends in .npz")
     arrays = read_hand_file(path, shapedirs)
-    arrays = replace(arrays, provenance=f"converted from {Path(path).name} (sha256 {files.sha256(path)}); MANO licence applies")
+    arrays = replace(arrays, provenance=f"converted from {Path(path).name} (sha256 {files.sha256(path)})")
     write_hand_npz(out, arrays)
     return arrays
 
@@ -154,7 +151,8 @@ def _from_pickle(path: Path, side: Side | None) -> HandArrays:
     kintree = content.get("kintree_table")
     if isinstance(kintree, np.ndarray) and (kintree.shape != (2, 16) or tuple(kintree[0, 1:]) != PARENTS[1:]):
         raise InputError(f"{path}: kintree_table: expected MANO's 16 joints, found another skeleton; {_REMEDY}")
-    return HandArrays(**arrays, name=path.stem, side=side or _side_of(path), provenance=f"MANO pickle {path.name}")
+    return HandArrays(**arrays, name=path.stem, side=side or _side_of(path), provenance=f"MANO pickle {path.name}",
+                      licence="MANO licence (https://mano.is.tue.mpg.de): research only, not to be passed on")
 
 
 def _side_of(path: Path) -> Side:
@@ -173,13 +171,15 @@ def _from_npz(path: Path) -> HandArrays:
             content = {key: file[key] for key in file.files}
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, MemoryError) as error:
         raise InputError(f"{path}: expected a hand model .npz, found a file that breaks ({error}); {remedy}") from error
-    if "hand_format" not in content or content["hand_format"] != FORMAT:
-        found = f"format {content['hand_format']}" if "hand_format" in content else f"arrays {sorted(content)[:4]}"
+    if "format" not in content or str(content["format"]) != FORMAT:
+        found = f"format {content['format']}" if "format" in content else f"arrays {', '.join(sorted(content)[:4])}"
         raise InputError(f"{path}: expected a hand model .npz of format {FORMAT}, found {found}; {remedy}")
-    texts = {key: str(content.get(key, "")) for key in ("name", "side", "provenance", "shapedirs_state")}
-    if texts["side"] not in get_args(Side):
-        raise InputError(f"{path}: side: expected right or left, found {texts['side']!r}; {remedy}")
-    extras = {key.removeprefix("extra."): value for key, value in content.items() if key.startswith("extra.")}
+    texts = {key: str(content[key]) for key in TEXTS if key in content}
+    if texts.get("side") not in get_args(Side):
+        raise InputError(f"{path}: side: expected right or left, found {texts.get('side')}; {remedy}")
+    if texts["side"] == "left":  # a left hand made by this project is a mirror image unless it says otherwise
+        texts.setdefault("shapedirs_state", "mirrored")
+    extras = {key: content[key].astype(np.float64) for key in EXTRAS if key in content}
     return HandArrays(**_checked(path, content, remedy), **texts, extras=extras)
 
 
