@@ -49,7 +49,7 @@ class TrainOptions(Strict):
     save_seconds: float = Field(120.0, ge=0, description="seconds between checkpoints; 0 = by steps only")
     keep_every: int = Field(0, ge=0, description="epochs (or steps) between checkpoints that are kept for good; 0 = none")
     val_split: str | None = Field(None, description="split to validate on; null = no validation")
-    validate_every: int = Field(1, ge=1, description="epochs (or steps) between validations")
+    validate_every: int = Field(0, ge=0, description="epochs (or steps) between validations; 0 = one at the end of each epoch")
     validate_frames: int = Field(0, ge=0, description="frames of a validation, evenly spread; 0 = all")
     log_every: int = Field(10, ge=1, description="steps between points in TensorBoard")
 

@@ -1,0 +1,154 @@
+"""Checkpoints: written whole or not at all, read without running code, refused with the reason where they do not fit.
+
+A file of torch.save with `format`, `version`, `method` (name), `hand` ({name, sha256}, or None where the weights know no hand),
+`model` (state dict; the hand model's arrays are never in it), and for a training run also `ema`, `optimizer`, `step`, `options`
+(the resolved yaml), `data` (the split's protocol) and the loop's sums. Loaded with weights_only=True.
+"""
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from utils.errors import InputError
+from utils.files import require_file, write_bytes
+
+FORMAT, VERSION = "hand mesh checkpoint", 1
+HandInfo = dict[str, str] | None
+
+# What may differ when a run is resumed: none of it reaches the weights.
+FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth") + tuple(f"train.{key}" for key in (
+    "workers", "save_every", "save_seconds", "keep_every", "val_split", "validate_every", "validate_frames", "log_every"))
+
+
+def save(path: str | Path, *, method_name: str, hand_info: HandInfo, model: Mapping[str, Tensor], **rest: Any) -> None:
+    """Write a checkpoint. Raises InputError where the disk refuses it; an older file at `path` is then untouched."""
+    head = {"format": FORMAT, "version": VERSION, "method": method_name, "hand": hand_info}
+    data = io.BytesIO()  # torch's own writer reports a full disk as an internal error
+    torch.save({**head, "model": dict(model), **rest}, data)
+    try:
+        write_bytes(path, data.getbuffer())
+    except OSError as error:
+        raise InputError(f"{path}: the checkpoint could not be written ({error.strerror or error}); make room and run again; "
+                         "files written before are whole") from error
+
+
+def save_weights(path: str | Path, method_name: str, state: Mapping[str, Tensor], *, hand_info: HandInfo = None,
+                 **notes: Any) -> None:
+    """Write weights alone, e.g. converted ones; `notes` are plain values kept beside them."""
+    save(path, method_name=method_name, hand_info=hand_info, model={k: v.detach().cpu() for k, v in state.items()}, **notes)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The checkpoint at `path`. Raises InputError: absent, broken, something else, or of another version."""
+    path = require_file(path, "train first, convert a published one (run.py convert), or name another checkpoint")
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: expected a checkpoint of this project, found a file that is truncated or something else "
+                         f"({type(error).__name__}: {reason}); copy it again, or convert it (run.py convert)") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("model"), dict):
+        what = f"keys {sorted(map(str, found))[:6]}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise InputError(f"{path}: expected a checkpoint of this project, found a torch file with {what}; "
+                         "published checkpoints are read by run.py convert")
+    if found.get("version") != VERSION:
+        raise InputError(f"{path}: expected checkpoint version {VERSION}, found {found.get('version')}; "
+                         "use the project's version that wrote it, or train again")
+    return found
+
+
+def load_weights(method: nn.Module, path: str | Path, *, method_name: str, hand_info: HandInfo, allow_missing: Sequence[str] = (),
+                 allow_unused: Sequence[str] = (), averaged: bool = True) -> dict[str, Any]:
+    """Put the weights of the checkpoint at `path` into `method`; returns the rest of the checkpoint.
+
+    averaged: take the running average where the run kept one. allow_missing: name prefixes of weights that may keep the value
+    they have. allow_unused: name prefixes of weights in the file that are left out. Raises InputError as `load`, and for another
+    method, another hand model, weights too many, too few or of another size.
+    """
+    found = load(path)
+    require_fitting(found, path, method_name, hand_info)
+    state = found.pop("model")
+    average = found.pop("ema", None)
+    fill(method, average if averaged and average is not None else state, path, allow_missing, allow_unused)
+    return {key: value for key, value in found.items() if key != "optimizer"}
+
+
+def require_fitting(found: Mapping[str, Any], path: str | Path, method_name: str, hand_info: HandInfo) -> None:
+    """Refuse a checkpoint of another method or trained with another hand model."""
+    if found["method"] != method_name:
+        raise InputError(f"{path}: expected a checkpoint of method {method_name}, found one of {found['method']}; "
+                         "use the option file it was trained with")
+    theirs = found.get("hand")
+    if theirs and hand_info and theirs["sha256"] != hand_info["sha256"]:
+        raise InputError(f"{path}: trained with hand model {_hand(theirs)}, found {_hand(hand_info)}; set hand= to the file it "
+                         "was trained with")
+
+
+def _hand(info: Mapping[str, str]) -> str:
+    return f"{info['name']} ({info['sha256'][:12]})"
+
+
+def fill(method: nn.Module, state: Mapping[str, Tensor], path: str | Path, allow_missing: Sequence[str] = (),
+         allow_unused: Sequence[str] = ()) -> None:
+    """Copy `state` into `method`; every weight must be found and used, prefixes allowed aside."""
+    own = method.state_dict()
+    for option, prefixes, names in (("init_missing", allow_missing, own), ("init_unused", allow_unused, state)):
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in names):
+                raise InputError(f"{option}: no weight begins with {prefix!r}; they begin with {_starts(names)}")
+    state = {name: value for name, value in state.items() if not name.startswith(tuple(allow_unused))}
+    missing = [name for name in own if name not in state and not name.startswith(tuple(allow_missing))]
+    unused = [name for name in state if name not in own]
+    sizes = [f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}" for name, value in state.items()
+             if name in own and value.shape != own[name].shape]
+    faults = [f"{len(names)} {what} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})" for names, what in (
+        (missing, "weights missing"), (unused, "weights the method has not"), (sizes, "weights of another size")) if names]
+    if faults:
+        raise InputError(f"{path}: does not fit the method: {'; '.join(faults)}; use the method options it was trained with"
+                         ", or allow name prefixes by train.init_missing and train.init_unused")
+    method.load_state_dict(state, strict=False)
+
+
+def _starts(names: Mapping[str, Any]) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name in names}))
+
+
+def deciding(options_text: str) -> dict[str, Any]:
+    """The options that decide the weights, flat: "train.lr" -> value."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        elif not any(path == free or path.startswith(f"{free}.") for free in FREE):
+            flat[path] = value
+
+    walk(yaml.safe_load(options_text), "")
+    return flat
+
+
+def options_hash(options_text: str) -> str:
+    """Hex digest of the options that decide the weights."""
+    return hashlib.sha256(json.dumps(deciding(options_text), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def require_same_run(found: Mapping[str, Any], path: Path, options_text: str, data: str) -> None:
+    """Refuse to go on with a run that was started with other options or on other data."""
+    if found.get("options_hash") != options_hash(options_text):
+        theirs, ours = deciding(found["options"]), deciding(options_text)
+        differ = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+        listed = ", ".join(f"{key} = {theirs.get(key)!r} then and {ours.get(key)!r} now" for key in differ[:3])
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise InputError(f"{path.parent}: holds a run of other options ({listed}{more}); give this run another name=, or delete "
+                         "the folder")
+    if found.get("data") != data:
+        raise InputError(f"{path.parent}: the training data changed since this run began (it was {found.get('data')}, it is "
+                         f"{data}); give this run another name=, or delete the folder")
