@@ -1,4 +1,5 @@
 """utils/predictions.py: round trip, bounded memory, nothing half-written, and the line each broken file gets."""
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.predictions import COLUMNS, VERSION, PredictionsWriter, read_predictions
+from utils.predictions import COLUMNS, VERSION, PredictionsWriter, index_hash, read_predictions
 
 ROOT = Path(__file__).resolve().parent.parent
 META = {"method": "toy", "hand": {"name": "toy hand", "sha256": "ab" * 32}, "dataset": {"split": "s1/test"}}
@@ -52,7 +53,16 @@ def test_round_trip_is_bit_equal(tmp_path):
     for key, array in expected.items():
         assert got[key].dtype == array.dtype and np.array_equal(got[key], array), key
     assert got["name"][8] == "sequence/ünï_2_0"
-    assert got.meta["method"] == "toy" and got.meta["version"] == VERSION
+    assert got.meta["method"] == "toy" and got.meta["version"] == VERSION and got.meta["rows"] == 9
+
+
+def test_index_hash_is_of_the_set_of_frames(tmp_path):
+    """The hash in the file is sha256 of the sorted names, whatever their order; other frames give another."""
+    write(tmp_path / "p.npz")
+    got = read_predictions(tmp_path / "p.npz")
+    names = got["name"].tolist()
+    assert got.meta["index_hash"] == index_hash(reversed(names)) != index_hash(names[1:])
+    assert index_hash(["b", "a"]) == hashlib.sha256(b"a\nb").hexdigest()[:12]
 
 
 def test_plain_numpy_opens_it_and_same_input_gives_same_bytes(tmp_path):

@@ -1,6 +1,6 @@
 """The predictions file: what `test` writes and what score, calibrate, refine, export and the report read.
 
-One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta` (json text).
+One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta` (json text, which also holds `rows` and the `index_hash` of the frames).
 `numpy.load(path, allow_pickle=False)` opens it anywhere; there are no object arrays. Units are metres and pixels, axes those of
 utils/batch.py: pred_verts and pred_joints are relative to the prediction's own wrist, true_* are absolute in the camera, and
 every row is a right hand (`mirrored` rows were left hands). A label that a row lacks is NaN; a column that no row has is left
@@ -9,6 +9,7 @@ the system reclaims even after SIGKILL; `close` joins them and renames. The read
 
 Seed: the original pickled whole lists, and dropped the last, partial batch; here every row is kept.
 """
+import hashlib
 import json
 import math
 import os
@@ -40,6 +41,11 @@ OPTIONAL: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
     "K": (_F, (3, 3)), "crop_from_image": (_F, (3, 3)), "official_index": (_I, ()),
 }
 COLUMNS = REQUIRED | OPTIONAL  # and `name`, text, required
+
+
+def index_hash(names: Iterable[str]) -> str:
+    """Twelve hex digits of a set of frames, whatever their order: two results with the same hash scored the same frames."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
 
 
 class PredictionsWriter:
@@ -83,6 +89,7 @@ class PredictionsWriter:
         if self._columns is None:
             self.abort()
             raise InputError(f"{self.path}: no predictions to write; does the split hold any frame?")
+        self.meta |= {"rows": len(self), "index_hash": index_hash(self._names)}
         try:
             with self._full_disk(), atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
                 _write_array(archive, "meta", np.array(json.dumps(self.meta)))
