@@ -20,29 +20,27 @@ def mean_abs(pred: Float[Tensor, "b ..."], true: Float[Tensor, "b ..."]) -> Floa
     return (pred - true).abs().flatten(1).mean(1)
 
 
-def face_edges(verts: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]) -> Float[Tensor, "b 3 f 3"]:
-    """The edges v1 - v0, v2 - v0, v2 - v1 of each face, in that order on axis 1."""
-    corner = verts.index_select(1, faces.t().reshape(-1)).unflatten(1, (3, -1))
-    return torch.stack((corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0], corner[:, 2] - corner[:, 1]), 1)
+def surface_losses(pred: Float[Tensor, "b v 3"], true: Float[Tensor, "b v 3"],
+                   faces: Int[Tensor, "f 3"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """(normal, edge). normal: mean |cosine| between the three predicted edges of a face and the true face's normal, in [0, 1].
+    edge: mean difference of the lengths of the faces' edges, in the unit of the meshes; an edge of two faces counts twice."""
+    pred_edges, true_edges = _edges(pred, faces), _edges(true, faces)
+    pred_length, true_length = length(pred_edges), length(true_edges)
+    normal = torch.linalg.cross(true_edges[:, :, 0], true_edges[:, :, 1], dim=1)
+    normal = normal / length(normal)[:, None]
+    cosine = (pred_edges * normal[:, :, None]).sum(1).abs() / pred_length
+    return cosine.flatten(1).mean(1), (pred_length - true_length).abs().flatten(1).mean(1)
 
 
-def edge_loss(pred: Float[Tensor, "b 3 f 3"], true: Float[Tensor, "b 3 f 3"]) -> Float[Tensor, "b"]:
-    """Mean difference of the lengths of the faces' edges (an edge of two faces counts twice); takes `face_edges`."""
-    return (length(pred) - length(true)).abs().flatten(1).mean(1)
+def _edges(verts: Tensor, faces: Tensor) -> Tensor:
+    """(b,3 coordinates,3 edges,f): v1 - v0, v2 - v0, v2 - v1 of each face. Coordinates come first: sums over them stay cheap."""
+    corner = verts.transpose(1, 2).contiguous().index_select(2, faces.t().reshape(-1)).unflatten(2, (3, -1))
+    return torch.stack((corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 1]), 2)
 
 
-def normal_loss(pred: Float[Tensor, "b 3 f 3"], true: Float[Tensor, "b 3 f 3"]) -> Float[Tensor, "b"]:
-    """Mean |cosine| between the predicted edges and the true face's normal, in [0, 1]; takes `face_edges`."""
-    first, second = F.normalize(true[:, 0], dim=-1), F.normalize(true[:, 1], dim=-1)
-    normal = F.normalize(torch.linalg.cross(first, second), dim=-1)
-    return (F.normalize(pred, dim=-1) * normal[:, None]).sum(-1).abs().flatten(1).mean(1)
-
-
-def length(x: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
-    """Euclidean norm with a zero gradient at the origin, where the plain square root's is not finite."""
-    square = x.square().sum(-1)
-    some = square > 0
-    return torch.where(some, torch.where(some, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square))
+def length(x: Float[Tensor, "b 3 ..."]) -> Float[Tensor, "b ..."]:
+    """Euclidean norm over axis 1; the tiny term makes the gradient at the origin zero in place of NaN."""
+    return (x.square().sum(1) + 1e-24).sqrt()
 
 
 def _pairs(confidence: Tensor, error: Tensor, has: Tensor | None) -> tuple[Tensor, Tensor]:
