@@ -1,0 +1,239 @@
+"""`prepare dex_ycb`: every person and camera once -> crops in lmdb, labels in a columnar index, counts of what was left out.
+
+Setups and splits are chosen when reading; nothing here depends on them. Processes cut one sequence each into a shard of two files;
+then the shards are joined in official order and removed as they go, so the disk holds the crops once. A shard is finished when
+its .npz exists, a joined one is a committed lmdb transaction, and meta.json comes last: after a kill at any point the same command
+goes on from there. Shards know their sequence's files (fingerprint) and the folder knows its plan: neither is mixed with another.
+"""
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.cache import ColumnWriter, Crops, CropWriter
+from datasets.dex_ycb_frames import COLUMNS, Plan, Task, cut_sequence
+from datasets.dex_ycb_tree import SIDES, Sequence, Tree, read_extrinsics, scan
+from utils.errors import InputError
+from utils.files import atomic_path, read_json, write_json
+
+log = logging.getLogger(__name__)
+FORMAT, VERSION = "dex_ycb-prepared", 1
+Check = Callable[[Tree, Plan], None]
+
+
+def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int, check: Check | None = None) -> dict:
+    """Prepare the tree `root` into `folder`; returns the counts, also written to counts.json.
+
+    check: called with the tree before any work, to refuse a hand model that the labels were not made with.
+    Raises InputError: wrong input (the sequences finished so far are kept), another plan's folder, a killed worker, a full disk.
+    """
+    started = time.monotonic()
+    tree, folder = scan(root, plan.serials, plan.width, plan.height), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if (folder / "meta.json").exists():
+            return _finished(folder, tree, plan)
+        _claim(folder, plan)
+        if check is not None:
+            check(tree, plan)
+        cameras = read_extrinsics(tree)
+        todo = [s for s in tree.sequences if s.num_frames and not _left_out(s, plan)]
+        tasks = [Task(tree.root, s, tree.K, plan, _shard(folder, s)) for s in todo]
+        fresh = _cut_all([t for t in tasks if not _is_finished(t)], len(tasks), workers or os.cpu_count() or 1)
+        counts, examples = _count(tree, plan, [t.shard for t in tasks])
+        if not counts["kept"]:
+            raise InputError(f"{root}: no frame is left of {sum(counts.values())}: {_reasons(counts)}; see {folder}/shards, and "
+                             "dataset.hands and dataset.in_image")
+        _join(folder, [t.shard for t in tasks])
+        seconds = time.monotonic() - started
+        summary = {"root": str(root), "frames": sum(counts.values()), "kept": counts.pop("kept"), "excluded": dict(sorted(counts.items())),
+                   "examples": examples, "people": [p for p in tree.people if p], "sequences": len(tree.sequences),
+                   "cameras": len(tree.serials), "workers": workers or os.cpu_count() or 1, "seconds": round(seconds, 1), "frames_now": fresh}
+        with atomic_path(folder / "cameras.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, world_from_camera=cameras, K=tree.K)
+        write_json(folder / "counts.json", summary)
+        write_json(folder / "meta.json", _meta(tree, plan, summary["kept"]))
+        shutil.rmtree(folder / "shards")
+    return summary
+
+
+def _meta(tree: Tree, plan: Plan, rows: int) -> dict:
+    """Everything about the rows that is not a column."""
+    sequences: list[list[str]] = [[""] * tree.num_frames().shape[1] for _ in tree.people]
+    sides = [[-1] * len(row) for row in sequences]
+    for s in tree.sequences:
+        sequences[s.subject][s.index], sides[s.subject][s.index] = s.folder.split("/")[1], s.side
+    return {"format": FORMAT, "version": VERSION, "plan": asdict(plan), "rows": rows, "people": list(tree.people),
+            "sequences": sequences, "sides": sides, "num_frames": tree.num_frames().tolist(), "serials": list(tree.serials),
+            "fingerprint": _fingerprint(tree)}
+
+
+def _fingerprint(tree: Tree) -> str:
+    return hashlib.sha256("".join(s.folder + s.fingerprint for s in tree.sequences).encode()).hexdigest()
+
+
+def _finished(folder: Path, tree: Tree, plan: Plan) -> dict:
+    """The counts of a folder that is already whole; InputError if it holds something else."""
+    meta = read_json(folder / "meta.json", f"remove {folder} and prepare again")
+    same_plan(folder, meta["plan"], plan)
+    if meta["fingerprint"] != _fingerprint(tree):
+        raise InputError(f"{folder}: prepared from another tree than {tree.root} is now; remove the folder, or name another by dataset.prepared")
+    if len(Crops(folder / "crops.lmdb")) != meta["rows"]:
+        raise InputError(f"{folder}/crops.lmdb: expected {meta['rows']} crops, found another number; remove the folder and prepare again")
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+    return {**read_json(folder / "counts.json", f"remove {folder} and prepare again"), "frames_now": 0}
+
+
+def same_plan(folder: Path, stored: dict, plan: Plan) -> None:
+    """InputError naming the first option in which a prepared folder's plan differs from the one asked for."""
+    for key, wanted in json.loads(json.dumps(asdict(plan))).items():
+        if stored.get(key) != wanted and key != "unreadable":
+            option = f"stored.{key}" if key in ("factor", "pixels", "quality") else key
+            raise InputError(f"{folder}: prepared with dataset.{option}={stored.get(key)}, the options say {wanted}; name another folder by "
+                             "dataset.prepared and prepare again, or set the option back")
+
+
+def _claim(folder: Path, plan: Plan) -> None:
+    """Mark an unfinished folder as this plan's, or refuse another plan's."""
+    path = folder / "plan.json"
+    if path.exists():
+        same_plan(folder, read_json(path, f"remove {folder} and prepare again"), plan)
+    else:
+        write_json(path, asdict(plan))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One prepare per folder; the lock goes with the process, however it ends."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another prepare is writing it; wait for it, or name another folder by dataset.prepared") from error
+        yield
+
+
+def _left_out(s: Sequence, plan: Plan) -> bool:
+    return plan.hands == "right" and SIDES[s.side] == "left"
+
+
+def _shard(folder: Path, s: Sequence) -> Path:
+    return folder / "shards" / f"{s.subject:02d}_{s.index:04d}"
+
+
+def _is_finished(task: Task) -> bool:
+    """Whether a shard of exactly this sequence's files exists."""
+    path = task.shard.with_suffix(".npz")
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as shard:
+        if str(shard["fingerprint"]) == task.sequence.fingerprint:
+            return True
+    raise InputError(f"{task.root / task.sequence.folder}: changed since this preparation began; remove {path.parent.parent} and prepare again")
+
+
+def _cut_all(tasks: list[Task], total: int, workers: int) -> int:
+    """Cut the sequences, several processes at once; returns the number of frames looked at. A failure lets running ones finish."""
+    workers = min(workers, len(tasks))
+    frames = 0
+    with tqdm(total=total, initial=total - len(tasks), desc="prepare", unit="sequence", disable=None) as bar:
+        for result in map(cut_sequence, tasks) if workers <= 1 else _in_processes(tasks, workers):
+            frames += sum(result["counts"].values())
+            bar.update()
+            bar.set_postfix(frames=frames)
+    return frames
+
+
+def _in_processes(tasks: list[Task], workers: int) -> Iterator[dict]:
+    # Spawned, not forked: the parent may hold torch's threads. cut_sequence's module is light, so starting is quick.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        for done in as_completed([pool.submit(cut_sequence, task) for task in tasks]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise InputError("a process of prepare was killed (out of memory?); the finished sequences are kept: run the same command again, "
+                         "with fewer dataset.workers if memory is short") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread each, and no orphan: a worker ends when its parent is gone, even by SIGKILL."""
+    cv2.setNumThreads(1)
+    sentinel = multiprocessing.parent_process().sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _count(tree: Tree, plan: Plan, shards: list[Path]) -> tuple[Counter, dict[str, list[str]]]:
+    """Frames by fate over the whole tree, and a few names of broken ones."""
+    counts, examples = Counter(kept=0), {}
+    for s in tree.sequences:
+        if _left_out(s, plan):
+            counts["left hand"] += len(plan.frames(s.num_frames)) * len(s.cameras)
+    for path in shards:
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as shard:
+            counts.update(dict(zip(shard["reasons"].tolist(), shard["counts"].tolist())))
+            for reason, line in zip(shard["example_reasons"].tolist(), shard["examples"].tolist()):
+                if len(examples.setdefault(reason, [])) < 10:
+                    examples[reason].append(line)
+    return counts, examples
+
+
+def _join(folder: Path, shards: list[Path]) -> None:
+    """Shards in order -> crops.lmdb and index/. A shard's crops go once they are committed; its labels stay until meta.json is there."""
+    lengths = []
+    for path in shards:
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as shard:
+            lengths.append(shard["lengths"])
+    ends = np.cumsum([len(x) for x in lengths])
+    with CropWriter(folder / "crops.lmdb") as writer:
+        for path, length, end in tqdm(list(zip(shards, lengths, ends)), desc="join", unit="sequence", disable=None):
+            if end > writer.rows:
+                data = path.with_suffix(".crops").read_bytes()
+                if len(data) != length.sum() or writer.rows != end - len(length):
+                    raise InputError(f"{path}.crops: not what prepare wrote; remove {folder} and prepare again")
+                cuts = np.cumsum(length)
+                writer.append(data[b - n:b] for n, b in zip(length.tolist(), cuts.tolist()))
+            path.with_suffix(".crops").unlink(missing_ok=True)
+    with ColumnWriter(folder / "index", int(ends[-1]), COLUMNS) as columns:
+        for path in shards:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as shard:
+                columns.append({name: shard[name] for name in COLUMNS})
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items(), key=lambda x: -x[1]) if reason != "kept" and n) or "none"
+
+
+def summary_text(summary: dict, folder: str | Path) -> str:
+    """What run.py prints at the end."""
+    speed = summary["frames_now"] / max(summary["seconds"], 1e-9)
+    lines = [f"{summary['kept']} of {summary['frames']} frames kept, of {len(summary['people'])} people, {summary['sequences']} sequences, "
+             f"{summary['cameras']} cameras -> {folder}"]
+    lines += [f"  left out: {n} {reason}" for reason, n in summary["excluded"].items() if n]
+    lines += [f"    e.g. {line}" for several in summary["examples"].values() for line in several[:2]]
+    lines.append(f"{speed:.0f} frames/s, {summary['seconds']:.0f} s, {summary['workers']} processes" if summary["frames_now"]
+                 else "everything was there already")
+    return "\n".join(lines)

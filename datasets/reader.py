@@ -1,0 +1,248 @@
+"""The base of every dataset's reader: a subclass says what a sample is (`read`), the base makes a Batch of many.
+
+In a worker process: `read(index)` decodes one stored picture; the base adds random numbers that follow from (seed, epoch, index)
+and checks the labels. On the device, whole batches at once: crop, rotation, scale, shift, colour, hand model. Everything is placed
+by maps of utils/camera.py, so image, K, pixels, 3D joints, vertices and rotations stay one geometry (tests/test_reader.py).
+A left hand becomes a right one: picture, K, pixels and 3D are mirrored; its vertices come from the left hand model, then mirrored.
+Seed: the original scaled labels in place (a second read scaled again), cut non-square crops and kept the full picture's K.
+"""
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.augment import RANDOM, AugmentOptions, CropOptions, augment_colours, placement, resample
+from utils.batch import Batch
+from utils.camera import K_of_crop, K_of_mirror, crop_matrix, invert_affine, mirror_matrix, transform_uv
+from utils.errors import InputError
+from utils.hand import HandModel, mirror_points, mirror_rotations
+from utils.precision import full_precision
+from utils.rotation import rotation_about_z
+
+Hands = Mapping[str, HandModel]  # side ("right", "left") -> model
+Raw = dict[str, np.ndarray]
+
+REQUIRED = {"stored_from_image": (3, 3), "K": (3, 3), "width": (), "box": (3,), "mirrored": (), "subject": ()}
+LABELS = {"pose": (48,), "shape": (10,), "trans": (3,), "joints": (21, 3), "joints_uv": (21, 2)}
+UV_TOLERANCE = 2.0  # pixels between joints_uv and K * joints
+HAND_TOLERANCE_M = 0.002  # between labelled joints and those of the hand model
+MIRROR_TOLERANCE_M = 1e-4  # between the left hand model and the right one's mirror image, for one shape
+CHECK_EVERY = 64  # after the first epoch, which checks every sample
+
+
+class Picture(NamedTuple):
+    """A picture to draw on: image (h,w,3) RGB uint8, K (3,3) of it, mirrored if the hand was a left one · crop_from_image of the sample."""
+
+    image: np.ndarray
+    K: np.ndarray
+    crop_from_image: np.ndarray
+
+
+class Reader(ABC):
+    """A dataset's split as utils.batch.Source. Subclasses set the four conventions and write `__len__`, `read`, `sample_name`.
+
+    pose_pca, pose_flat_mean: what the 48 pose numbers mean (HandModel.rotations_from_pose) · tips, joints_kind: what its 21 joints are
+    (HandModel.joints) · provides: Batch fields.
+
+    `read(index)` returns the stored picture `image` (s,s,3) RGB uint8, where it lies: `stored_from_image` (3,3), the whole picture's
+    K (3,3) and `width`, `box` (3) = centre and side of the hand's box in pixels of the whole picture, `mirrored` (a left hand, in the
+    dataset's own side and camera), `subject` (number), and the LABELS it has: pose, shape, trans, joints, joints_uv of the whole picture.
+    """
+
+    pose_pca: bool
+    pose_flat_mean: bool
+    tips: str
+    joints_kind: str
+    provides: frozenset[str] = frozenset({"image", "K", "crop_from_image", "mirrored", "index", "subject", "joints", "verts", "rotations",
+                                          "shape", "root", "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts",
+                                          "has_shape", "has_uv"})
+
+    def __init__(self, crop: CropOptions, augment: AugmentOptions, hands: Hands, *, train: bool, seed: int,
+                 needs: frozenset[str] | None = None):
+        self.crop, self.augment, self.seed, self.train = crop, augment, seed, train and augment.active
+        self.hands = dict(hands)
+        self.needs = self.provides if needs is None else needs
+        self.samples = 1  # per side of a pixel when the crop is read from the stored picture
+        self.mirrors = True  # False where no sample is a left hand: saves a look at every batch
+        self._on: dict[torch.device, dict[str, HandModel]] = {}
+        self._left_shape_holds: bool | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> Raw:
+        """One sample as the class says; raises InputError with the sample's name where it cannot be read."""
+
+    @abstractmethod
+    def sample_name(self, index: int) -> str:
+        """Name of the sample within its dataset, a path: unique, and what predictions files carry."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """What a table must say about these frames."""
+
+    def describe(self, index: int) -> str:
+        """The sample as error messages name it."""
+        return f"#{index} ({self.sample_name(index)})"
+
+    def columns(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Further columns of a predictions file, by row; none in general."""
+        return {}
+
+    def __getitem__(self, key: tuple[int, int]) -> Raw:
+        epoch, index = int(key[0]), int(key[1])
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        raw = self.read(index)
+        if epoch == 0 or (epoch + index) % CHECK_EVERY == 0:
+            self.check(raw, index)
+        raw["index"] = np.int64(index)
+        if self.train:
+            raw["random"] = random_numbers(self.seed, epoch, index)
+        return raw
+
+    def check(self, raw: Raw, index: int) -> None:
+        """InputError with the sample's name where a sample breaks the contract: shapes, finite labels, joints_uv = K * joints."""
+        image = raw["image"]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
+            raise InputError(f"{self.describe(index)}: expected a square RGB picture of bytes, found {image.shape} {image.dtype}; prepare again")
+        for name, shape in {**REQUIRED, **LABELS}.items():
+            if name not in raw:
+                if name in REQUIRED:
+                    raise InputError(f"{self.describe(index)}: {name} is missing; prepare again")
+                continue
+            value = np.asarray(raw[name])
+            if value.shape != shape:
+                raise InputError(f"{self.describe(index)}: expected {name} {shape}, found {value.shape}; prepare again")
+            if not np.isfinite(value).all():
+                raise InputError(f"{self.describe(index)}: {name} is not finite; is the label file whole? unpack it and prepare again")
+        if "joints" in raw and "joints_uv" in raw:
+            points = raw["joints"] @ np.asarray(raw["K"], np.float32).T
+            off = float(np.abs(points[:, :2] / points[:, 2:] - raw["joints_uv"]).max())
+            if not off <= UV_TOLERANCE:
+                raise InputError(f"{self.describe(index)}: joint_2d off by {off:.1f} px from K*joint_3d; is the calibration that of these "
+                                 "pictures' size?")
+
+    @full_precision
+    def batch(self, raw: dict[str, Tensor]) -> Batch:
+        """A collated stack as a Batch on its device; deterministic in the stack."""
+        with torch.no_grad():
+            mirrored = raw["mirrored"].bool()
+            any_mirrored = self.mirrors and bool(mirrored.any())
+            crop_from_image, crop_from_stored_image, K, angle = self._place(raw, mirrored, any_mirrored)
+            image = self._image(raw, crop_from_stored_image)
+            fields: dict[str, Tensor] = {"image": image, "K": K.float(), "crop_from_image": crop_from_image.float(), "mirrored": mirrored,
+                                         "index": raw["index"].long(), "subject": raw["subject"].long()}
+            fields |= self._labels(raw, mirrored, any_mirrored, crop_from_image, angle)
+            return Batch(**fields)
+
+    def _place(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps in float64: crop_from_image (mirrored pictures), the same from the picture as stored, K of the crop, angle (b)."""
+        K, box, width = raw["K"].double(), raw["box"].double(), raw["width"].double()
+        centre, side = box[:, :2], box[:, 2] * self.crop.factor
+        if any_mirrored:
+            flip = torch.where(mirrored[:, None, None], mirror_matrix(width, K), torch.eye(3, dtype=K.dtype, device=K.device))
+            K = torch.where(mirrored[:, None, None], K_of_mirror(K, width), K)
+            centre = transform_uv(flip, centre[:, None])[:, 0]
+        angle = torch.zeros_like(side)
+        if self.train and self.augment.moves:
+            place = placement(raw["random"], self.augment)
+            angle, side = place.angle, side * place.scale
+            centre = centre + place.shift * side[:, None]
+        crop_from_image = crop_matrix(centre, side, self.crop.pixels, angle)
+        unmirrored = crop_from_image @ flip if any_mirrored else crop_from_image
+        return crop_from_image, unmirrored, K_of_crop(K, crop_from_image, angle), angle
+
+    def _image(self, raw: dict[str, Tensor], crop_from_stored_image: Tensor) -> Tensor:
+        stored_from_crop = raw["stored_from_image"].double() @ invert_affine(crop_from_stored_image)
+        image = resample(raw["image"], stored_from_crop, self.crop.pixels, self.samples) / 255
+        return augment_colours(image, raw["random"], self.augment) if self.train else image
+
+    def _labels(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool, crop_from_image: Tensor, angle: Tensor,
+                ) -> dict[str, Tensor]:
+        """Joints, pixels and the hand, mirrored and turned like the picture."""
+        turn = rotation_about_z(angle).float() if self.train and self.augment.rotate else None
+        everywhere = torch.ones_like(mirrored)
+        found: dict[str, Tensor] = {}
+        if "pose" in raw and self.needs & {"verts", "rotations", "shape", "identity", "joints", "root"}:
+            found |= self._hand(raw, mirrored, any_mirrored)
+        if "joints" in raw:
+            joints = raw["joints"]
+            found["joints"] = torch.where(mirrored[:, None, None], mirror_points(joints), joints) if any_mirrored else joints
+        for name in ("joints", "verts") if turn is not None else ():
+            if name in found:
+                found[name] = found[name] @ turn.transpose(1, 2)
+        if turn is not None and "rotations" in found:
+            found["rotations"] = torch.cat(((turn @ found["rotations"][:, 0])[:, None], found["rotations"][:, 1:]), 1)
+        if "joints" in found:
+            found |= {"root": found["joints"][:, 0], "has_joints": everywhere}
+        if "verts" in found:
+            found["has_verts"] = everywhere
+        if "joints_uv" in raw:
+            uv = raw["joints_uv"].double()
+            if any_mirrored:
+                flipped = torch.stack((raw["width"].double()[:, None] - 1 - uv[..., 0], uv[..., 1]), -1)
+                uv = torch.where(mirrored[:, None, None], flipped, uv)
+            found["joints_uv"] = transform_uv(crop_from_image, uv).float()
+            found |= {"uv_confidence": torch.ones_like(found["joints_uv"][..., 0]), "has_uv": everywhere}
+        return found
+
+    def _hand(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> dict[str, Tensor]:
+        """Rotations, shape, vertices and joints of the pose numbers, as right hands in the camera."""
+        if not any_mirrored:
+            found = self._posed(raw, "right")
+        elif bool(mirrored.all()):
+            found = _mirrored(self._posed(raw, "left"))
+        else:
+            rows = [torch.nonzero(~mirrored).flatten(), torch.nonzero(mirrored).flatten()]
+            parts = {name: raw[name] for name in ("pose", "shape", "trans")}
+            right = self._posed({name: part[rows[0]] for name, part in parts.items()}, "right")
+            left = _mirrored(self._posed({name: part[rows[1]] for name, part in parts.items()}, "left"))
+            order = torch.argsort(torch.cat(rows))
+            found = {name: torch.cat((right[name], left[name]))[order] for name in right}
+        found["has_shape"] = ~mirrored if any_mirrored and not self.left_shape_holds() else torch.ones_like(mirrored)
+        return found | {"shape": raw["shape"], "identity": raw["shape"]}
+
+    def _posed(self, raw: dict[str, Tensor], side: str) -> dict[str, Tensor]:
+        hand = self._hands_on(raw["pose"].device)[side]
+        rotations = hand.rotations_from_pose(raw["pose"], pca=self.pose_pca, flat_mean=self.pose_flat_mean)
+        if not self.needs & {"verts", "joints", "root"}:
+            return {"rotations": rotations}
+        posed = hand(rotations, raw["shape"]).moved(raw["trans"])
+        return {"rotations": rotations, "verts": posed.verts, "joints": hand.joints(posed, self.tips, self.joints_kind)}
+
+    def _hands_on(self, device: torch.device) -> dict[str, HandModel]:
+        if device not in self._on:
+            self._on[device] = {side: HandModel(hand.arrays).to(device) for side, hand in self.hands.items()}
+        return self._on[device]
+
+    def left_shape_holds(self) -> bool:
+        """Whether equal shape numbers give a left hand that is the right one's mirror image (MANO's own files: they do not)."""
+        if self._left_shape_holds is None:
+            spread = torch.cat((torch.zeros(1, 10), 2 * torch.eye(10)))
+            right, left = (self.hands[side].shaped(spread.to(self.hands[side].weights)).rest_verts.cpu() for side in ("right", "left"))
+            self._left_shape_holds = bool((mirror_points(left) - right).abs().max() <= MIRROR_TOLERANCE_M)
+        return self._left_shape_holds
+
+
+def _mirrored(left: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: mirror_rotations(value) if name == "rotations" else mirror_points(value) for name, value in left.items()}
+
+
+def random_numbers(seed: int, epoch: int, index: int) -> np.ndarray:
+    """(RANDOM,) float32 in [0, 1), a function of its arguments alone (counter-based generator: any sample, any order)."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index])).random(RANDOM, dtype=np.float32)
+
+
+def hand_error_m(hand: HandModel, pose: np.ndarray, shape: np.ndarray, trans: np.ndarray, joints: np.ndarray, *, pca: bool,
+                 flat_mean: bool, tips: str, kind: str) -> float:
+    """Largest distance (m) between labelled joints (n,21,3) and those that `hand` makes of the labels' own pose numbers."""
+    to = {"dtype": hand.weights.dtype, "device": hand.weights.device}
+    pose, shape, trans, joints = (torch.from_numpy(np.array(x)).to(**to) for x in (pose, shape, trans, joints))
+    with torch.no_grad():
+        posed = hand(hand.rotations_from_pose(pose, pca=pca, flat_mean=flat_mean), shape).moved(trans)
+        return float(torch.linalg.vector_norm(hand.joints(posed, tips, kind) - joints, dim=-1).max())
