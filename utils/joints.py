@@ -10,6 +10,7 @@ T21_PARENTS = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 1
 
 T21_FROM_H21 = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 H21_FROM_T21 = (0, 5, 6, 7, 9, 10, 11, 17, 18, 19, 13, 14, 15, 1, 2, 3, 4, 8, 12, 16, 20)
+_FROM_T21 = {"T21": tuple(range(21)), "H21": H21_FROM_T21, "M16": H21_FROM_T21[:16]}
 
 T21_NAMES = ("wrist",) + tuple(f"{finger}_{part}" for finger, parts in (
     ("thumb", ("cmc", "mcp", "ip", "tip")), ("index", ("mcp", "pip", "dip", "tip")), ("middle", ("mcp", "pip", "dip", "tip")),
@@ -24,3 +25,18 @@ TIPS = {
     "handoccnet": (728, 353, 442, 576, 694),
 }
 LEFT_TIPS = {**TIPS, "manopth": (745, 317, 445, 556, 673)}  # manopth's left middle finger differs
+
+
+def reorder(joints, to: str, of: str):
+    """Joints (..., n, c), array or tensor, in the order `of` (T21, H21, M16) put into the order `to`.
+
+    Raises ValueError for an unknown order, another number of joints, or fingertips wanted of M16, which has none.
+    """
+    for name in (to, of):
+        if name not in _FROM_T21:
+            raise ValueError(f"joint order {name}: expected one of {', '.join(_FROM_T21)}")
+    if of == "M16" and to != "M16":
+        raise ValueError(f"M16 has no fingertips: {to} cannot be made of it; use HandModel.joints")
+    if joints.shape[-2] != len(_FROM_T21[of]):
+        raise ValueError(f"{of} has {len(_FROM_T21[of])} joints, found {joints.shape[-2]}")
+    return joints[..., [_FROM_T21[of].index(j) for j in _FROM_T21[to]], :]

@@ -11,6 +11,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -68,7 +69,7 @@ class HandArrays:
         for key in SHAPES:
             object.__setattr__(self, key, np.ascontiguousarray(getattr(self, key), np.int64 if key == "f" else np.float64))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hex digest of the eight arrays and the side: equal for a pickle, its re-saves and its .npz."""
         digest = hashlib.sha256(self.side.encode())
