@@ -3,6 +3,7 @@
 Conventions of utils/camera.py. A left hand's picture is mirrored first, so everything here is about right hands; `Cut` keeps
 what is needed to come back.
 """
+import logging
 from typing import NamedTuple
 
 import cv2
@@ -12,8 +13,9 @@ import torch
 from src.demo_input import HandBox
 from utils.camera import K_of_crop, K_of_mirror, crop_matrix
 
+log = logging.getLogger(__name__)
 NEAREST_M = 0.02  # no joint is placed nearer to the camera than this
-STEPS = 100
+STEPS, STEP = 200, 0.6  # whole steps overshoot where parts of the hand are twice as near as others
 
 
 class Cut(NamedTuple):
@@ -70,7 +72,7 @@ def place_by_box(joints: np.ndarray, K: np.ndarray, centre: np.ndarray, hand_sid
     """Root (3) in metres at which the projected joints' box has its middle at `centre` and `hand_side` as its longer side.
 
     joints (21,3) wrist-relative, metres, camera axes. A stated placement for drawing, not an estimate of where the hand is: its
-    depth is as good as the box, K and the hand's size together. Fixed point of weak-perspective steps, exact to 1e-9 px.
+    depth is as good as the box, K and the hand's size together. Found by weak-perspective steps, to 1e-9 px.
     """
     extent = np.ptp(joints[:, :2], axis=0)
     near = NEAREST_M - joints[:, 2].min()
@@ -82,9 +84,10 @@ def place_by_box(joints: np.ndarray, K: np.ndarray, centre: np.ndarray, hand_sid
         low, high = uv.min(0), uv.max(0)
         ratio = (high - low).max() / hand_side
         off = centre - (low + high) / 2
-        depth = max(near, root[2] * ratio)
+        depth = max(near, root[2] * ratio**STEP)
         # The middle's ray at the new depth, as the picture shrinks about the principal point.
-        root = np.array([*((root[:2] / root[2] + off / np.diag(K)[:2]) * depth), depth])
+        root = np.array([*((root[:2] / root[2] + STEP * off / np.diag(K)[:2]) * depth), depth])
         if abs(ratio - 1) * hand_side < 1e-9 and np.abs(off).max() < 1e-9:
-            break
+            return root
+    log.warning("a hand so near that it does not fit its box: drawn %.1f px off; are the box and K right?", np.abs(off).max())
     return root
