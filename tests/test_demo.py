@@ -424,3 +424,26 @@ def test_rotation_of_the_oracle_is_no_special_case(tmp_path):
         demo(Oracle(truth), HAND, options, tmp_path / "out", CropLike(), CPU)
         verts, _ = read_ply(tmp_path / "out" / f"{number}.ply")
         assert iou(silhouette(torch.from_numpy(verts), K), silhouette(truth.verts + truth.root, K)) > 0.98
+
+
+@pytest.mark.parametrize("shape", ["predicted", "given"])
+def test_a_real_method_fits_in(scene, tmp_path, shape):
+    """IdHand with random weights, zoom cue and float32 through the whole demo, with and without being told the shape."""
+    from src.idhand import Options, build
+
+    _, _, options = scene
+    torch.manual_seed(0)
+    method = build(Options(backbone="resnet18", width=0.25, feature="pooled", camera_cue="zoom", shape=shape, weights=None), HAND)
+    identity = str(tmp_path / "7.json")
+    model = {"name": HAND.name, "sha256": HAND.sha256}
+    write_identity(identity, Identity(subject=7, shape=np.ones(10), hand=model, n=20, method="random"))
+    chosen = DemoOptions(**options, identity=identity if shape == "given" else None)
+    demo(method, HAND, chosen, tmp_path / "out", CropLike(), CPU)
+    (hand,) = json.loads((tmp_path / "out" / "hand.json").read_text())["hands"]
+    uv = (np.array(list(hand["joints"].values())) + hand["root"]) @ K.T
+    uv = uv[:, :2] / uv[:, 2:]
+    _, _, width, height = json.loads(Path(options["boxes"]).read_text())["hand.png"]
+    np.testing.assert_allclose(np.ptp(uv, axis=0).max(), max(width, height), rtol=1e-4)
+    if shape == "given":
+        np.testing.assert_allclose(hand["shape"], 1)
+    assert method.training
