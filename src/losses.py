@@ -34,8 +34,9 @@ def surface_losses(pred: Float[Tensor, "b v 3"], true: Float[Tensor, "b v 3"],
 
 def _edges(verts: Tensor, faces: Tensor) -> Tensor:
     """(b,3 coordinates,3 edges,f): v1 - v0, v2 - v0, v2 - v1 of each face. Coordinates come first: sums over them stay cheap."""
-    corner = verts.transpose(1, 2).contiguous().index_select(2, faces.t().reshape(-1)).unflatten(2, (3, -1))
-    return torch.stack((corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 1]), 2)
+    corners = verts.transpose(1, 2).contiguous().index_select(2, faces.t().reshape(-1)).unflatten(2, (3, -1))
+    v0, v1, v2 = corners.unbind(2)
+    return torch.stack((v1 - v0, v2 - v0, v2 - v1), 2)
 
 
 def length(x: Float[Tensor, "b 3 ..."]) -> Float[Tensor, "b ..."]:
