@@ -19,6 +19,7 @@ from src.calibration_curve import calibration_curve, rest_mesh_basis, rest_mesh_
 from src.calibration_draws import chosen_rows, mean_shape, orders_of_draw
 from src.calibration_people import Person, Selection, select_people
 from src.identity import COMPANIONS, HandInfo, Identity, require_apart, write_identity
+from utils.errors import InputError
 from utils.files import write_json
 from utils.hand import HandModel
 from utils.predictions import read_predictions
@@ -138,6 +139,9 @@ def _identities(selection: Selection, options: CalibrateOptions, hand: HandModel
 
 
 def _selection(predictions_path: str | Path, options: CalibrateOptions, hand: HandInfo) -> Selection:
+    if str(predictions_path) in ("", "."):
+        raise InputError("calibrate.predictions: no predictions file named; write one with `run.py test` of a model that gives "
+                         "the shape, and set calibrate.predictions=<file>")
     return select_people(read_predictions(predictions_path), hand, sequences=options.sequences, subjects=options.subjects,
                          sides=options.sides, confidence=options.method in ("top", "weighted"))
 

@@ -159,17 +159,23 @@ def load_draws(folder: str | Path, hand: HandInfo | None = None) -> dict[str, di
 
     A folder without subfolders is one draw, named "". Raises InputError as load_identities does.
     """
+    return {name: load_identities(path, hand) for name, path in draw_folders(folder).items()}
+
+
+def draw_folders(folder: str | Path) -> dict[str, Path]:
+    """{draw: its folder}; {"": folder} where the identity files lie in `folder` itself."""
     folders = sorted((path for path in Path(folder).glob("*") if path.is_dir()), key=lambda path: (len(path.name), path.name))
     if folders and not any(Path(folder).glob("*.json")):
-        return {path.name: load_identities(path, hand) for path in folders}
-    return {"": load_identities(folder, hand)}
+        return {path.name: path for path in folders}
+    return {"": Path(folder)}
 
 
 def require_unscored(spec: str | Path | Sequence[str | Path], scored: Iterable[str]) -> None:
     """InputError where an identity was calibrated on a frame that is about to be scored, unless its file says that this was asked
-    for (calibrate.allow_scored_frames). spec: as load_identities; scored: names of the frames."""
+    for (calibrate.allow_scored_frames). spec: as load_identities, or a folder of draws; scored: names of the frames."""
     names = set(scored)
-    for path in identity_files(spec):
+    folders = draw_folders(spec).values() if isinstance(spec, (str, Path)) else [spec]
+    for path in (file for folder in folders for file in identity_files(folder)):
         identity = read_identity(path)
         if identity.frames and not (identity.source or {}).get("scored_frames_allowed"):
             require_apart(identity.frames, names, str(path))

@@ -192,6 +192,11 @@ def test_draws(golden_file, hand, tmp_path):
     assert list(written) == ["0", "1", "2"]
     assert all((written[str(k)][s].astype(np.float32) == draws[k][s]).all() for k in range(3) for s in (8, 9))
     assert (load_draws(tmp_path, hand)[""][8] == written["0"][8]).all()
+    third = read_identity(tmp_path / "draws" / "2" / "9.json")
+    require_unscored(tmp_path / "draws", ["somewhere/else.jpg"])
+    with pytest.raises(InputError, match=r"draws.2.9.json: 1 of 20 calibration frames are scored"):
+        alone = set(third.frames) - {f for d in "01" for f in read_identity(tmp_path / "draws" / d / "9.json").frames}
+        require_unscored(tmp_path / "draws", [sorted(alone)[0]])
 
 
 def test_without_truth_and_confidence(golden_file, hand, tmp_path):
@@ -280,6 +285,14 @@ def test_files_that_cannot_calibrate(hand, tmp_path, columns, message):
     with pytest.raises(InputError, match=message):
         calibrate(path, CalibrateOptions(), tmp_path / "out", hand=hand)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_predictions_file(hand, tmp_path):
+    """No file named, and one that is not there: one line each."""
+    with pytest.raises(InputError, match="calibrate.predictions: no predictions file named"):
+        calibrate("", CalibrateOptions(), tmp_path / "out", hand=hand)
+    with pytest.raises(InputError, match="p.npz: expected a file, found nothing"):
+        calibrate(tmp_path / "p.npz", CalibrateOptions(), tmp_path / "out", hand=hand)
 
 
 def test_predictions_of_another_hand(golden_file, hand, tmp_path):

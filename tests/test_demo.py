@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from src.demo import PLACED, PREDICTED, DemoOptions, demo
 from src.demo_geometry import place_by_box, sample
+from src.demo_input import read_picture
 from src.identity import Identity, write_identity
 from src.method import Method
 from utils.batch import Batch, Prediction
@@ -403,6 +404,22 @@ def test_crop_samples_at_the_mapped_places(side, antialias):
     inside = ((places[:2] > reach) & (places[:2] < np.array([[width], [height]]) - 1 - reach)).all(0)
     assert inside.sum() > 500
     np.testing.assert_allclose(got.reshape(-1, 3)[inside, :2], places[:2].T[inside], atol=0.06)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("png", 1), ("png", 4), ("jpg", 3)])
+def test_pictures_of_other_kinds(tmp_path, kind, channels):
+    """Grey, with alpha, and a photograph that its camera marked as turned: all come as RGB, upright."""
+    picture = np.zeros((40, 60, channels), np.uint8)
+    picture[:10, :20] = 255
+    data = cv2.imencode(f".{kind}", picture)[1].tobytes()
+    if kind == "jpg":  # orientation 6: shown turned by 90 degrees clockwise
+        exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+        data = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+    (tmp_path / f"a.{kind}").write_bytes(data)
+    got = read_picture(tmp_path / f"a.{kind}")
+    assert got.shape == ((60, 40, 3) if kind == "jpg" else (40, 60, 3)) and got.dtype == np.uint8
+    bright = got[:20, -10:] if kind == "jpg" else got[:10, :20]
+    assert bright[2:-2, 2:-2].min() > 240 and got.mean() < 40
 
 
 def test_antialias_averages():
