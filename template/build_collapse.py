@@ -8,22 +8,12 @@ import heapq
 
 import numpy as np
 from build_math import unit
+from build_mesh import boundary_loop
 
 # Fingertip ids in use by some program or dataset; the first of each is manopth's and gets the most distal vertex.
 TIP_IDS = {"thumb": (745, 744, 728), "index": (317, 320, 333, 353), "middle": (444, 445, 443, 442),
            "ring": (556, 554, 555, 576), "little": (673, 671, 672, 694)}
 PALM_IDS = (95, 22)  # manopth's root_palm is the mean of these two
-
-
-def boundary_loop(faces: np.ndarray) -> list[int]:
-    """Vertices of the single open loop of a mesh, in order (the direction of the faces' own edges)."""
-    edges = {(int(a), int(b)) for f in faces for a, b in zip(f, np.roll(f, -1), strict=True)}
-    follow = {a: b for a, b in edges if (b, a) not in edges}
-    start = min(follow)
-    loop = [start]
-    while follow[loop[-1]] != start:
-        loop.append(follow[loop[-1]])
-    return loop
 
 
 class Collapser:

