@@ -92,8 +92,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def picture_of(truth: Truth) -> np.ndarray:
-    """The hand, flat and bright on black."""
-    return np.repeat((silhouette(truth.verts + truth.root, K) * np.uint8(240))[..., None], 3, -1)
+    """The hand, flat and bright on a dark, coloured ground."""
+    return np.where(silhouette(truth.verts + truth.root, K)[..., None], np.uint8([240, 240, 240]), np.uint8([30, 10, 60]))
 
 
 def box_of(truth: Truth) -> list[float]:
