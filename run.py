@@ -54,18 +54,69 @@ def prepare(options) -> None:
     _say(module.prepare(options.dataset, _hands(options)))
 
 
-def train(options) -> None:
+def train(options) -> int:
     from options.load import dump
     from src.engine import train as run_training
 
-    hands, method = _hands(options), _method(options)
-    source = _reader(options, hands, options.train.split, train=True)
-    val = _reader(options, hands, options.train.val_split, train=False) if options.train.val_split else None
-    result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder, options_text=dump(options),
-                          seed=options.seed, device=_device(options), hand_info=_hand_info(hands["right"]),
+    hands, method, device = _hands(options), _method(options), _device(options)
+    source = _reader(options, hands, method, options.train.split, train=not options.train.overfit)
+    val = _reader(options, hands, method, options.train.val_split, train=False) if options.train.val_split else None
+    result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder,
+                          options_text=dump(options), seed=options.seed, device=device, hand_info=_hand_info(hands["right"]),
                           method_name=options.method.name, val_source=val)
-    _say(f"{result.steps} steps, {result.seconds:.0f} s, {result.images_per_s:.0f} images/s, "
-         f"{100 * result.data_wait_share:.0f} % of the time waiting for data -> {result.checkpoint}")
+    _say(f"{result.steps} of {result.total} steps, {result.seconds:.0f} s, {result.images_per_s:.0f} images/s, "
+         f"{100 * result.data_wait_share:.1f} % of the time waiting for data -> {result.checkpoint}")
+    return 128 + result.stopped_by if result.stopped_by else 0
+
+
+def test(options) -> None:
+    from src.evaluate import evaluate
+
+    hands, (method, checkpoint), device = _hands(options), _trained(options, options.test.checkpoint), _device(options)
+    source = _reader(options, hands, method, options.test.split, train=False, everything=True)
+    meta = {"method": options.method.name, "run": options.name, "hand": _hand_info(hands["right"]), "checkpoint": str(checkpoint)}
+    _say(evaluate(method, source, options.test, options.folder / options.test.tag, hand=hands["right"], device=device, meta=meta))
+
+
+def calibrate(options) -> None:
+    from src.calibrate import calibrate as run_calibration
+
+    chosen = options.calibrate
+    if not chosen.predictions:
+        raise InputError("calibrate.predictions: expected the predictions file of the images that calibrate, "
+                         "found none; `run.py test` writes it")
+    folder = Path(chosen.out) if chosen.out else options.folder / "identities"
+    summary = run_calibration(chosen.predictions, chosen, folder, hand=_hands(options)["right"], scored_predictions=chosen.scored)
+    for person in summary["people"]:
+        error = person["mesh_error_mm"]
+        _say(f"person {person['subject']}: {person['images_used']} of {person['images_available']} images "
+             f"-> {folder / person['file']}"
+             + ("" if error is None else f", rest mesh {error:.1f} mm from the truth"))
+
+
+def demo(options) -> None:
+    from src.demo import demo as run_demo
+
+    (method, checkpoint), device = _trained(options, options.demo.checkpoint), _device(options)
+    folder = Path(options.demo.out) if options.demo.out else options.folder / "demo"
+    done = run_demo(method, _hands(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
+    _say(f"{done['pictures']} pictures, {done['hands']} hands -> {folder}")
+
+
+def report(options) -> None:
+    from src.summary import gather, write_page, write_summary
+
+    runs = gather(options.report)
+    folder = Path(options.report.out) if options.report.out else options.folder
+    _say(write_summary(options.report, folder, runs))
+    write_page(options.report, folder, runs)
+    _say(f"{folder / 'report.html'} written")
+
+
+def check(options) -> None:
+    from src.check import check as run_check
+
+    _say(run_check(options))
 
 
 def convert(args) -> None:
@@ -99,9 +150,22 @@ def _method(options):
     return module.build(options.method, HandModel.load(options.hand))
 
 
-def _reader(options, hands: dict, split: str, train: bool):
+def _trained(options, checkpoint: str | None):
+    """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
+    from src.checkpoint import load_weights
+
+    method = _method(options)
+    path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
+    load_weights(method, path, method_name=options.method.name, hand_info=_hand_info(method.hand))
+    return method, path
+
+
+def _reader(options, hands: dict, method, split: str, train: bool, everything: bool = False):
+    """A split of the dataset; `everything`: all labels that scoring reads, not just what the method needs."""
     module = _section(options, "dataset", "datasets")
-    return module.open_reader(options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed, hands=hands)
+    needs = None if everything else method.needs | {"joints", "verts", "root"}  # validation compares joints and vertices
+    return module.open_reader(options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed,
+                              hands=hands, needs=needs)
 
 
 def _section(options, section: str, package: str):
@@ -144,15 +208,15 @@ def main(argv: list[str]) -> int:
         else:
             from options.load import load
 
-            globals()[args.command](load(args.option_file, args.overrides))
+            return globals()[args.command](load(args.option_file, args.overrides)) or 0
     except InputError as error:
         print(f"run.py {args.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"run.py {args.command}: {error.strerror}: {error.filename or 'the output folder'}; what was finished is kept: make room "
-              "or choose another out= and run again", file=sys.stderr)
+        print(f"run.py {args.command}: {error.strerror}: {error.filename or 'the output folder'}; what was finished is kept: "
+              "make room or choose another out= and run again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"run.py {args.command}: stopped; what was finished is kept", file=sys.stderr)

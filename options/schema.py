@@ -15,6 +15,7 @@ from src.calibrate import CalibrateOptions
 from src.demo import DemoOptions
 from src.engine import TrainOptions
 from src.predict import TestOptions
+from src.summary import ReportOptions
 from utils.strict import Strict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,7 @@ class Options(Strict):
     test: TestOptions = TestOptions()
     calibrate: CalibrateOptions = CalibrateOptions()
     demo: DemoOptions = DemoOptions()
+    report: ReportOptions = ReportOptions()
 
     @property
     def folder(self) -> Path:

@@ -20,10 +20,10 @@ stage baseline   train     options/quickstart_baseline.yaml
 stage given      train     options/quickstart_given.yaml
 stage confidence train     options/quickstart_conf.yaml
 # Shapes of the two unseen people: from every other sequence of theirs; the sequences in between are scored.
-stage calibrate  test      options/quickstart_conf.yaml dataset.sequences=even test.tag=calibration test.report=false
+stage calibrate  test      options/quickstart_calibrate.yaml
 stage calibrate  calibrate options/quickstart_calibrate.yaml
 stage test       test      options/quickstart_baseline.yaml dataset.sequences=odd
 stage test       test      options/quickstart_given.yaml dataset.sequences=odd
-stage test       test      options/quickstart_given.yaml dataset.sequences=odd test.tag=calibrated test.identity="$OUT/identities/draws"
+stage test       test      options/quickstart_given.yaml dataset.sequences=odd test.tag=calibrated test.identity=$OUT/identities/draws
 run report options/quickstart_report.yaml
 echo "report: $OUT/report.html" >&2

@@ -1,0 +1,151 @@
+"""`run.py report`: the scores of several tests -> one table, paired differences, summary.json, and one page to open from disk.
+
+A run of several score files (draws of a calibration) counts as one: each frame's error is averaged over the files first.
+`recovered` is the share of the gain of the last run in `gain` over the reference that another run keeps.
+"""
+import platform
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from utils.bootstrap import intervals
+from utils.errors import InputError
+from utils.files import require_file, write_json
+from utils.results import compare, read_scores, results_table, write_readme_table
+from utils.score import METRICS, Scores
+from utils.strict import Strict
+
+
+class ReportOptions(Strict):
+    """What is put side by side (`report:` of an option file)."""
+
+    title: str = "Results"
+    out: str = Field("", description="folder of report.html and summary.json; empty = out/<name>")
+    runs: dict[str, list[str]] = Field(default_factory=dict, description="label -> scores.json files (globs), averaged")
+    reference: str | None = Field(None, description="label of the run that the others are compared with, frame by frame")
+    full_gain: str | None = Field(None, description="label of the run whose gain over the reference counts as all of it")
+    metric: str = Field("mpvpe_mm", description="metric of the comparison")
+    curve: str | None = Field(None, description="curve.json of a calibration")
+    stages: str | None = Field(None, description="text file of `stage seconds` lines")
+    readme: str | None = Field(None, description="README whose results table is rewritten between its markers")
+    bootstrap: int = Field(2000, ge=100)
+
+
+def gather(options: ReportOptions) -> dict[str, Scores]:
+    """Scores by label. Raises InputError: no runs, a pattern without files, files that do not belong together."""
+    if not options.runs:
+        raise InputError("report.runs: expected labels with scores.json files, found none; see options/quickstart_report.yaml")
+    runs = {}
+    for label, patterns in options.runs.items():
+        paths = sorted({path for pattern in patterns for path in glob(pattern)})
+        if not paths:
+            raise InputError(f"report.runs.{label}: no file fits {', '.join(patterns)}; run the tests first")
+        runs[label] = mean_over_files([read_scores(path) for path in paths], options.bootstrap)
+    return runs
+
+
+def mean_over_files(files: Sequence[Scores], bootstrap: int) -> Scores:
+    """One Scores with each frame's values averaged over the files; raises InputError where their frames differ."""
+    first = files[0]
+    if len(files) == 1:
+        return first
+    if any(not np.array_equal(first.name, other.name) for other in files[1:]):
+        raise InputError("report.runs: files of one run scored different frames; test them on the same split")
+    samples = {key: np.mean([file.samples[key] for file in files], 0) for key in first.samples}
+    table = dict(first.summary["metrics"])
+    for key, found in zip(samples, intervals(np.stack(list(samples.values()), 1), first.subject, bootstrap, 0)):
+        if found is not None:
+            table[key] = {**table[key], "mean": found.mean, "ci95": list(found.ci95), "ci95_frames": list(found.ci95_frames)}
+    summaries = [file.summary for file in files]
+    summary = {**first.summary, "metrics": table, "files_averaged": len(files),
+               **{key: _mean_of([one[key] for one in summaries]) for key in ("by_subject", "by_joint", "curves")}}
+    return Scores(summary, samples, np.mean([file.joint_errors_mm for file in files], 0), first.name, first.subject)
+
+
+def _mean_of(values: Sequence[Any]) -> Any:
+    """Mean of equally nested dicts and lists of numbers; what is no number is taken from the first."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _mean_of([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        return [_mean_of(items) for items in zip(*values)]
+    return float(np.mean(values)) if isinstance(first, float) else first
+
+
+def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]:
+    """Content of summary.json: per run all metrics, intervals, frames; differences; share recovered; seconds per stage."""
+    if options.metric not in METRICS:
+        raise InputError(f"report.metric = {options.metric}: expected one of {', '.join(METRICS)}")
+    summary: dict[str, Any] = {}
+    for label, scores in runs.items():
+        found = scores.summary["metrics"]
+        summary[label] = {key: found[key]["mean"] for key in found}
+        summary[label] |= {"ci95": found[options.metric]["ci95"], "ci95_frames": found[options.metric]["ci95_frames"],
+                           "frames": scores.summary["n"], "files_averaged": scores.summary.get("files_averaged", 1)}
+    if options.reference is not None:
+        summary["differences"] = _differences(options, runs)
+        if options.full_gain is not None:
+            summary["recovered"] = _recovered(options, summary["differences"])
+    if options.stages is not None:
+        summary["seconds"] = read_stages(options.stages)
+    return summary | {"protocol": next(iter(runs.values())).summary["protocol_line"], "metric": options.metric,
+                      "machine": {"system": platform.platform(), "python": platform.python_version()}}
+
+
+def _differences(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]:
+    for key in (options.reference, options.full_gain):
+        if key is not None and key not in runs:
+            raise InputError(f"report.reference, report.full_gain: no run is called {key}; there are {', '.join(runs)}")
+    out = {}
+    for label, scores in runs.items():
+        if label != options.reference:
+            found = compare(scores, runs[options.reference], options.metric, options.bootstrap)
+            out[label] = {"minus": options.reference, "mean": found.mean, "ci95": list(found.ci95),
+                          "ci95_frames": list(found.ci95_frames)}
+    return out
+
+
+def _recovered(options: ReportOptions, differences: dict[str, Any]) -> dict[str, float]:
+    """Share of the full gain; only where there is a gain to share."""
+    full = differences[options.full_gain]["mean"]
+    return {label: found["mean"] / full for label, found in differences.items() if full < 0 and label != options.full_gain}
+
+
+def read_stages(path: str) -> dict[str, float]:
+    """Seconds by stage, lines of the same stage added up (a run that was stopped and went on)."""
+    seconds: dict[str, float] = {}
+    for line in require_file(path, "scripts/quickstart.sh writes it").read_text().splitlines():
+        name, _, number = line.partition(" ")
+        try:
+            seconds[name] = seconds.get(name, 0.0) + float(number)
+        except ValueError as error:
+            raise InputError(f"{path}: expected lines `stage seconds`, found `{line}`; delete it and run again") from error
+    return seconds
+
+
+def write_summary(options: ReportOptions, folder: Path, runs: dict[str, Scores]) -> str:
+    """Write summary.json (and the README's table); returns the table and the comparison as text."""
+    summary = summarise(options, runs)
+    write_json(folder / "summary.json", summary)
+    labelled = [(label, scores.summary) for label, scores in runs.items()]
+    if options.readme is not None:
+        write_readme_table(options.readme, results_table(labelled, "markdown"))
+    return results_table(labelled, "text") + "\n" + "\n".join(comparison_lines(summary))
+
+
+def comparison_lines(summary: dict[str, Any]) -> list[str]:
+    """The paired differences in words."""
+    lines = []
+    for label, found in summary.get("differences", {}).items():
+        people, frames = (f"[{low:+.2f}, {high:+.2f}]" for low, high in (found["ci95"], found["ci95_frames"]))
+        lines.append(f"{label} - {found['minus']}: {found['mean']:+.2f} {summary['metric']}, paired 95 % by person and frame "
+                     f"{people}, by frame {frames}")
+    for label, share in summary.get("recovered", {}).items():
+        lines.append(f"{label} recovers {100 * share:.0f} % of the gain")
+    if "seconds" in summary:
+        lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
+    return lines
