@@ -121,7 +121,11 @@ def read_hand_file(path: str | Path, shapedirs: Shapedirs = "as_is", side: Side 
     path = files.require_file(path, _REMEDY)
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
-    return (_from_npz(path) if zipped else _from_pickle(path, side)).with_shapedirs(shapedirs)
+    arrays = _from_npz(path) if zipped else _from_pickle(path, side)
+    try:
+        return arrays.with_shapedirs(shapedirs)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def write_hand_npz(path: str | Path, arrays: HandArrays, dtype: type = np.float64) -> None:
@@ -147,7 +151,7 @@ def convert_mano(path: str | Path, out: str | Path, shapedirs: Shapedirs = "as_i
 
 
 def _from_pickle(path: Path, side: Side | None) -> HandArrays:
-    content = read_mano_pickle(path, _REMEDY)
+    content = read_mano_pickle(path, [*SHAPES, "kintree_table"], _REMEDY)
     arrays = _checked(path, content)
     kintree = content.get("kintree_table")
     if isinstance(kintree, np.ndarray) and (kintree.shape != (2, 16) or tuple(kintree[0, 1:]) != PARENTS[1:]):

@@ -5,6 +5,7 @@ inert record that keeps what it was given; any other is refused by name before i
 the kept bytes. So the worst a hostile file can do is to be refused or to hold wrong numbers.
 """
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,15 @@ class _Refused(Exception):
 class _Reader(pickle.Unpickler):  # find_class hands out inert records alone
     def find_class(self, module: str, name: str) -> type[_Record]:
         if (module, name) not in _ALLOWED:
-            raise _Refused(f"{module}.{name}")
+            raise _Refused(repr(f"{module}.{name}")[1:-1][:100])  # repr: no control characters on the terminal
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"the persistent object {pid!r}")
+        raise _Refused(f"the persistent object {str(pid)[:100]!r}")
 
 
-def read_mano_pickle(path: Path, remedy: str) -> dict[str, np.ndarray | str]:
-    """The arrays and texts of a MANO pickle, original or re-saved; `remedy` ends each message.
+def read_mano_pickle(path: Path, wanted: Collection[str], remedy: str) -> dict[str, Any]:
+    """Those of the `wanted` entries that a MANO pickle, original or re-saved, has; `remedy` ends each message.
 
     Raises InputError: the file asks for a global outside the list, is no pickle, breaks off, or holds no dictionary of arrays.
     """
@@ -121,7 +122,9 @@ def read_mano_pickle(path: Path, remedy: str) -> dict[str, np.ndarray | str]:
         raise InputError(f"{path}: expected MANO's dictionary of arrays, found a {found}; {remedy}")
     arrays = {}
     for key, value in content.items():
-        key = key.decode("latin1") if isinstance(key, bytes) else str(key)
+        key = key.decode("latin1") if isinstance(key, bytes) else key
+        if key not in wanted:
+            continue
         try:
             arrays[key] = _evaluate(value)
         except _BREAKS as error:
