@@ -1,12 +1,12 @@
 """Crop and augmentation on the device, whole batches at once: one resampling, one pass of colour.
 
-Geometry is chosen here as numbers (angle, scale, shift) and applied by maps of utils/camera.py, so that image, K, pixels and 3D move
-together (datasets/reader.py). Every random number comes in as `random` (b, RANDOM) in [0, 1), drawn per sample from (seed, epoch,
-index): the same sample looks the same in any batch, on any number of processes.
-Colour is that of Kong et al.'s training (specs/idhandmesh.md 2.3). Seed: theirs acts on the crop before it is resized and is never
-clipped; here it acts on the network's crop and ends in [0, 1]. Seed: theirs flips a coin for contrast before or after the HSV
-block; scaling leaves hue and saturation as they are, so both orders are one result and there is no coin here. Seed: theirs draws from
-a generator that all workers share.
+Geometry is chosen here as numbers (angle, scale, shift) and applied by maps of utils/camera.py, so that image, K, pixels and 3D
+move together (datasets/reader.py). Every random number comes in as `random` (b, RANDOM) in [0, 1), drawn per sample from (seed,
+epoch, index): the same sample looks the same in any batch, on any number of processes.
+Colour is that of Kong et al.'s training (specs/idhandmesh.md 2.3). Seed: theirs acts on the crop before it is resized and is
+never clipped; here it acts on the network's crop and ends in [0, 1]. Seed: theirs flips a coin for contrast before or after the
+HSV block; scaling leaves hue and saturation as they are, so both orders are one result and there is no coin here. Seed: theirs
+draws from a generator that all workers share.
 """
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -20,7 +20,8 @@ from torch import Tensor
 from utils.strict import Strict
 
 RANDOM = 20  # uniform numbers that a sample needs; columns are named below
-_ANGLE, _SCALE, _SHIFT, _COINS, _COLOUR, _ERASE, _NOISE = 0, 1, slice(2, 4), slice(4, 8), slice(8, 12), slice(12, 18), slice(18, 20)
+_ANGLE, _SCALE, _SHIFT = 0, 1, slice(2, 4)
+_COINS, _COLOUR, _ERASE, _NOISE = slice(4, 8), slice(8, 12), slice(12, 18), slice(18, 20)
 ERASED_SHARE, ERASED_ASPECT = (0.02, 0.2), 2.0  # of the crop's area; width to height within 1/2 .. 2
 LUMA = (0.299, 0.587, 0.114)
 _NOISE_SPARE = 1 << 16
@@ -31,8 +32,8 @@ class CropOptions(Strict):
 
     pixels: int = Field(224, ge=16, le=1024, description="side of the network's input")
     factor: float = Field(2.0, gt=0.5, le=8, description="side of the crop / longer side of the box of the joints")
-    antialias: bool = Field(True, description="average n x n samples per pixel where the crop shrinks about n times; off: bilinear, "
-                                              "as the original")
+    antialias: bool = Field(True, description="average n x n samples per pixel where the crop shrinks about n times; "
+                                              "off: bilinear, as the original")
 
 
 class AugmentOptions(Strict):
@@ -49,8 +50,8 @@ class AugmentOptions(Strict):
     contrast: float = Field(0.0, ge=0, lt=1, description="factor on the values, uniform in 1 ± contrast")
     saturation: float = Field(0.0, ge=0, lt=1, description="factor on the saturation, uniform in 1 ± saturation")
     hue: float = Field(0.0, ge=0, le=180, description="added to the hue, uniform within ± degrees")
-    colour: Literal["hsv", "linear"] = Field("hsv", description="hsv: saturation and hue as the original; linear: about luma and the "
-                                                                "grey axis, one 3x3 matrix, several times faster")
+    colour: Literal["hsv", "linear"] = Field("hsv", description="hsv: saturation and hue as the original; linear: about "
+                                                                "luma and the grey axis, one matrix, far faster")
     erase: float = Field(0.0, ge=0, le=1, description="chance of one grey rectangle of 2 to 20 % of the crop")
     noise: float = Field(0.0, ge=0, le=255, description="largest standard deviation of added noise, of 255")
 
@@ -74,7 +75,7 @@ class Placement(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """What happens to the colours, all (b): brightness added (values in [0,1]) · contrast and saturation factors · hue in degrees."""
+    """Change of colours, all (b): brightness added to values in [0,1] · contrast and saturation factors · hue in degrees."""
 
     brightness: Tensor
     contrast: Tensor
@@ -110,9 +111,12 @@ def resample(stored: UInt8[Tensor, "b s s 3"], stored_from_crop: Float[Tensor, "
     y, x = torch.meshgrid(line, line, indexing="ij")
     affine = (stored_from_crop[:, :2] * (2 / size)).float()
     start = affine[:, None, :, 2] + (1 / size - 1)
-    grid = torch.baddbmm(start, torch.stack((x, y), -1).view(1, -1, 2).expand(len(stored), -1, -1), affine[:, :, :2].transpose(1, 2))
+    places = torch.stack((x, y), -1).view(1, -1, 2).expand(len(stored), -1, -1)
+    grid = torch.baddbmm(start, places, affine[:, :, :2].transpose(1, 2))
     grid = grid.unflatten(1, (len(line), len(line)))
-    image = F.grid_sample(stored.permute(0, 3, 1, 2).float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    image = F.grid_sample(stored.permute(0, 3, 1, 2).float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Black beyond the picture's edge, but not a shade darker within its outermost half pixel (which padding with zeros would be).
+    image = image * (grid.abs().amax(-1) <= 1 + 1e-5).unsqueeze(1)
     return F.avg_pool2d(image, samples) if samples > 1 else image
 
 
@@ -174,7 +178,7 @@ def erase(image: Float[Tensor, "b 3 h w"], random: Float[Tensor, "b r"], probabi
 
 
 def add_noise(image: Float[Tensor, "b 3 h w"], random: Float[Tensor, "b r"], most: float) -> Float[Tensor, "b 3 h w"]:
-    """Normal noise of a random standard deviation up to `most` of 255; each sample reads its own stretch of one fixed sequence."""
+    """Normal noise, standard deviation up to `most` of 255; each sample reads its own stretch of one fixed sequence."""
     strength, offset = random[:, _NOISE].unbind(1)
     count = image[0].numel()
     normal = _normal(count + _NOISE_SPARE, image.device).unfold(0, count, 1)
@@ -186,7 +190,8 @@ def _normal(count: int, device: torch.device) -> Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def augment_colours(image: Float[Tensor, "b 3 h w"], random: Float[Tensor, "b r"], options: AugmentOptions) -> Float[Tensor, "b 3 h w"]:
+def augment_colours(image: Float[Tensor, "b 3 h w"], random: Float[Tensor, "b r"],
+                    options: AugmentOptions) -> Float[Tensor, "b 3 h w"]:
     """Everything that changes values and not places, in the order colour, erase, noise; values in [0, 1], clipped at the end."""
     if options.brightness or options.contrast or options.saturation or options.hue:
         image = {"hsv": recolour, "linear": recolour_linear}[options.colour](image, colour(random, options))

@@ -4,7 +4,7 @@
     index/*.npy    one array per label, first axis = row; memory-mapped by readers, so a worker process costs no memory
     meta.json      what the rows are; written last: a folder without it is unfinished
 
-Seed: the originals kept one JPEG file per crop and pickled lists of dicts (18.7 kB of mesh per frame) that every worker loaded whole.
+Seed: the original kept a JPEG file per crop and pickled lists of dicts (18.7 kB of mesh per frame), loaded whole by every worker.
 """
 import contextlib
 import os
@@ -152,7 +152,7 @@ class ColumnWriter:
 
 
 def read_columns(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The columns named by `shapes` (shape of one row each), memory-mapped; InputError where one is missing or of another shape."""
+    """The columns named by `shapes` (shape of one row each), memory-mapped. InputError: one is missing or of another shape."""
     columns = {}
     for name, shape in shapes.items():
         path = Path(folder) / f"{name}.npy"

@@ -1,7 +1,7 @@
 """DexYCB (Chao et al., CVPR 2021; specs/datasets.md 1.1): its options, `prepare`, and `open_reader`.
 
-Left hands were annotated with MANO_LEFT's unmended shape directions (`left_shapedirs: as_is`); they are left out or mirrored, by option.
-Setups, splits and subsets are chosen when reading: one prepared folder serves them all.
+Left hands were annotated with MANO_LEFT's unmended shape directions (`left_shapedirs: as_is`); they are left out or mirrored, by
+option. Setups, splits and subsets are chosen when reading: one prepared folder serves them all.
 Seed: Kong et al. (ECCV 2022) drop left hands and frames with a joint outside the picture; so do the defaults here.
 """
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Options(Strict):
     prepared: str = Field("out/prepared/dex_ycb", description="folder that prepare writes and the reader reads")
     hands: Literal["right", "mirror_left"] = Field("right", description="right hands only, or both with the left mirrored")
     in_image: bool = Field(True, description="only frames whose 21 joints all lie in the picture")
-    left_shapedirs: Literal["as_is", "flip_x", "negate"] = Field("as_is", description="DexYCB's left hands use MANO_LEFT unmended")
+    left_shapedirs: Literal["as_is", "flip_x", "negate"] = Field("as_is", description="how MANO_LEFT is read; DexYCB: as it is")
     width: int = Field(640, ge=16, description="width of the pictures, pixels")
     height: int = Field(480, ge=16, description="height of the pictures, pixels")
     serials: tuple[str, ...] = Field(SERIALS, min_length=1, description="cameras in index order")
@@ -54,7 +54,7 @@ class Options(Strict):
         None, description="read only these: every other sequence of each person and side, or names; null = all")
     every: int = Field(1, ge=1, description="read every k-th frame of the split")
     frames: int | None = Field(None, ge=1, description="read at most this many, evenly spread over the split")
-    read_pixels: int | None = Field(None, ge=16, le=1024, description="crops stored at native size are read at this; null = as crop needs")
+    read_pixels: int | None = Field(None, ge=16, le=1024, description="native-size crops are read at this; null = as crop needs")
 
     def plan(self) -> Plan:
         """The part that a prepared folder depends on."""
@@ -98,7 +98,7 @@ def open_reader(options: Options, crop: CropOptions, augment: AugmentOptions, *,
 
 
 def _first_frames(tree: Tree, plan: Plan, side: str, enough: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """The 61 numbers and joints of a few frames of one side, from several sequences; broken files are left for the work to report."""
+    """The 61 numbers and joints of a few frames of one side. Broken files are left for the work to report."""
     mano: list[np.ndarray] = []
     joints: list[np.ndarray] = []
     for s in tree.sequences:

@@ -1,9 +1,9 @@
 """One DexYCB sequence -> its kept frames' labels and crops, in two files (a shard). This is what prepare's processes run.
 
 A frame is left out for a reason that is counted: no hand, a joint outside the picture, a broken file. The crop is a square around
-the box of the 21 joint_2d, side `factor` times the box's longer side, moved and widened to whole pixels, black outside the picture.
-Seed: the original rounded each edge of the box by itself, so its crops were non-square by a pixel and up to half a pixel off their
-labels; here the crop's place is kept in whole pixels and every later map starts from it exactly.
+the box of the 21 joint_2d, side `factor` times the box's longer side, moved and widened to whole pixels, black outside the
+picture. Seed: the original rounded each edge of the box by itself, so its crops were non-square by a pixel and up to half a
+pixel off their labels; here the crop's place is kept in whole pixels and every later map starts from it exactly.
 No torch in here: a worker process starts in a fraction of a second and stays small.
 """
 import zipfile
@@ -115,7 +115,8 @@ def cut_sequence(task: Task) -> dict:
 
 def write_shard(path: Path, rows: list[dict], crops: list[bytes], fingerprint: str, counts: Counter, examples: dict) -> None:
     """The crops end to end in one file, then the labels: a shard whose .npz exists is finished."""
-    columns = {name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape) for name, (dtype, shape) in COLUMNS.items()}
+    columns = {name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
+               for name, (dtype, shape) in COLUMNS.items()}
     with atomic_path(path.with_suffix(".crops")) as temporary, open(temporary, "wb") as file:
         file.writelines(crops)
     with atomic_path(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
@@ -134,9 +135,11 @@ def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray
         raise Excluded("no hand")
     for key, value in labels.items():
         if not np.isfinite(value).all():
-            raise Broken("labels not finite", f"{path}: expected finite numbers in {key}, found NaN or infinity; unpack the file again")
+            raise Broken("labels not finite", f"{path}: expected finite numbers in {key}, found NaN or infinity; "
+                                              "unpack the file again")
     if (joints[:, 2] <= 0).any():
-        raise Broken("joints behind the camera", f"{path}: expected joint_3d in front of the camera, found z = {joints[:, 2].min():.3f} m")
+        raise Broken("joints behind the camera", f"{path}: expected joint_3d in front of the camera, found z = "
+                                                 f"{joints[:, 2].min():.3f} m; unpack the file again")
     projected = joints[:, :2] / joints[:, 2:] * K[:2] + K[2:]
     if (off := float(np.abs(projected - uv).max())) > UV_TOLERANCE:
         raise Broken("joint_2d off", f"DexYCB {picture}: joint_2d off by {off:.1f} px from K*joint_3d; is "
@@ -146,10 +149,12 @@ def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray
         raise Excluded("a joint outside the picture")
     low, high = uv.min(0).astype(np.float64), uv.max(0).astype(np.float64)
     box = np.array([*(low + high) / 2, (high - low).max()])
-    if (high < -0.5).any() or (low > (plan.width - 0.5, plan.height - 0.5)).any() or box[2] * plan.factor > LARGEST * max(plan.width, plan.height):
+    unseen = (high < -0.5).any() or (low > (plan.width - 0.5, plan.height - 0.5)).any()
+    if unseen or box[2] * plan.factor > LARGEST * max(plan.width, plan.height):
         raise Excluded("the hand outside the picture")
     if box[2] < 1:
-        raise Broken("box empty", f"{path}: expected joint_2d spread over a hand, found all 21 within a pixel; unpack the file again")
+        raise Broken("box empty", f"{path}: expected joint_2d spread over a hand, found all 21 within a pixel; "
+                                  "unpack the file again")
     return {**labels, "inside": np.bool_(inside), "box": box, "stored": stored_square(box, plan.factor)}
 
 
@@ -162,17 +167,19 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise Broken("labels missing", f"{path}: expected labels, found nothing; unpack the archive again") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
-        raise Broken("labels broken", f"{path}: expected an npz with {', '.join(shapes)}, found a file that breaks ({_first_line(error)}); "
-                                      "unpack it again") from error
+        raise Broken("labels broken", f"{path}: expected an npz with {', '.join(shapes)}, "
+                                      f"found a file that breaks "
+                                      f"({_first_line(error)}); unpack it again") from error
     for key, shape in shapes.items():
         if labels[key].shape != shape or labels[key].dtype.kind != "f":
-            raise Broken("labels broken", f"{path}: expected {key} {shape} of floats, found {labels[key].shape} {labels[key].dtype}")
+            raise Broken("labels broken", f"{path}: expected {key} {shape} of floats, "
+                                          f"found {labels[key].shape} {labels[key].dtype}; unpack it again")
         labels[key] = labels[key][0].astype(np.float32)
     return labels
 
 
 def stored_square(box: np.ndarray, factor: float) -> np.ndarray:
-    """(3) left, top, side in whole pixels of the smallest placed square that covers the box's crop. Pixel i spans i - 0.5 .. i + 0.5."""
+    """(3) left, top and side in whole pixels of a square that covers the box's crop. Pixel i spans i - 0.5 to i + 0.5."""
     side = factor * box[2]
     left, top = np.floor(box[:2] - side / 2 + 0.5)
     return np.array([left, top, np.ceil(side) + 1], np.int64)
@@ -201,16 +208,19 @@ def decode(path: Path, width: int, height: int) -> np.ndarray:
     except OSError as error:
         raise Broken("picture broken", f"{path}: cannot be read ({error.strerror}); unpack it again") from error
     if data[:2].tobytes() != b"\xff\xd8":
-        raise Broken("picture broken", f"{path}: expected a JPEG, found {'an empty file' if not len(data) else 'another kind of file'}; unpack it again")
+        raise Broken("picture broken", f"{path}: expected a JPEG, "
+                                       f"found {'an empty file' if not len(data) else 'another kind of file'}; unpack it again")
     # The decoder fills a cut-off picture with grey and says nothing; a whole one ends with an end-of-image mark.
     if b"\xff\xd9" not in data[-64:].tobytes():
-        raise Broken("picture broken", f"{path}: expected a whole JPEG, found one cut off after {len(data)} bytes; unpack it again")
+        raise Broken("picture broken", f"{path}: expected a whole JPEG, found one cut off after {len(data)} bytes; "
+                                       "unpack it again")
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise Broken("picture broken", f"{path}: expected a JPEG, found one that cannot be decoded; unpack it again")
     if image.shape[:2] != (height, width):
-        raise Broken("picture of another size", f"{path}: expected {width}x{height} pixels, found {image.shape[1]}x{image.shape[0]}; set "
-                                                "dataset.width and dataset.height to what the tree has")
+        raise Broken("picture of another size", f"{path}: expected {width}x{height} pixels, "
+                                                f"found {image.shape[1]}x{image.shape[0]}; "
+                                                "set dataset.width and dataset.height to what the tree has")
     return image
 
 
@@ -222,9 +232,11 @@ def _world(path: Path, num_frames: int) -> np.ndarray:
         with np.load(path, allow_pickle=False) as file:
             world = file["pose_m"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
-        raise InputError(f"{path}: expected an npz with pose_m, found a file that breaks ({_first_line(error)}); unpack it again") from error
+        raise InputError(f"{path}: expected an npz with pose_m, found a file that breaks ({_first_line(error)}); "
+                         "unpack it again") from error
     if world.shape != (num_frames, 1, 51) or world.dtype.kind != "f":
-        raise InputError(f"{path}: expected pose_m ({num_frames}, 1, 51) of floats, found {world.shape} {world.dtype}; unpack it again")
+        raise InputError(f"{path}: expected pose_m ({num_frames}, 1, 51) of floats, found {world.shape} {world.dtype}; "
+                         "unpack it again")
     return world[:, 0].astype(np.float32)
 
 

@@ -1,9 +1,10 @@
 """`prepare dex_ycb`: every person and camera once -> crops in lmdb, labels in a columnar index, counts of what was left out.
 
-Setups and splits are chosen when reading; nothing here depends on them. Processes cut one sequence each into a shard of two files;
-then the shards are joined in official order and removed as they go, so the disk holds the crops once. A shard is finished when
-its .npz exists, a joined one is a committed lmdb transaction, and meta.json comes last: after a kill at any point the same command
-goes on from there. Shards know their sequence's files (fingerprint) and the folder knows its plan: neither is mixed with another.
+Setups and splits are chosen when reading; nothing here depends on them. Processes cut one sequence each into a shard of two
+files; then the shards are joined in official order and removed as they go, so the disk holds the crops once. A shard is finished
+when its .npz exists, a joined one is a committed lmdb transaction, and meta.json comes last: after a kill at any point the same
+command goes on from there. Shards know their sequence's files (fingerprint) and the folder knows its plan: neither is mixed with
+another.
 """
 import contextlib
 import fcntl
@@ -44,7 +45,7 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
     check: called with the tree before any work, to refuse a hand model that the labels were not made with.
     Raises InputError: wrong input (the sequences finished so far are kept), another plan's folder, a killed worker, a full disk.
     """
-    started = time.monotonic()
+    started, workers = time.monotonic(), workers or os.cpu_count() or 1
     tree, folder = scan(root, plan.serials, plan.width, plan.height), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -56,16 +57,16 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
         cameras = read_extrinsics(tree)
         todo = [s for s in tree.sequences if s.num_frames and not _left_out(s, plan)]
         tasks = [Task(tree.root, s, tree.K, plan, _shard(folder, s)) for s in todo]
-        fresh = _cut_all([t for t in tasks if not _is_finished(t)], len(tasks), workers or os.cpu_count() or 1)
+        fresh = _cut_all([t for t in tasks if not _is_finished(t)], len(tasks), workers)
         counts, examples = _count(tree, plan, [t.shard for t in tasks])
         if not counts["kept"]:
             raise InputError(f"{root}: no frame is left of {sum(counts.values())}: {_reasons(counts)}; see {folder}/shards, and "
                              "dataset.hands and dataset.in_image")
         _join(folder, [t.shard for t in tasks])
-        seconds = time.monotonic() - started
-        summary = {"root": str(root), "frames": sum(counts.values()), "kept": counts.pop("kept"), "excluded": dict(sorted(counts.items())),
-                   "examples": examples, "people": [p for p in tree.people if p], "sequences": len(tree.sequences),
-                   "cameras": len(tree.serials), "workers": workers or os.cpu_count() or 1, "seconds": round(seconds, 1), "frames_now": fresh}
+        summary = {"root": str(root), "frames": sum(counts.values()), "kept": counts.pop("kept"),
+                   "excluded": dict(sorted(counts.items())), "examples": examples, "people": [p for p in tree.people if p],
+                   "sequences": len(tree.sequences), "cameras": len(tree.serials), "workers": workers,
+                   "seconds": round(time.monotonic() - started, 2), "frames_now": fresh}
         with atomic_path(folder / "cameras.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, world_from_camera=cameras, K=tree.K)
         write_json(folder / "counts.json", summary)
@@ -94,9 +95,11 @@ def _finished(folder: Path, tree: Tree, plan: Plan) -> dict:
     meta = read_json(folder / "meta.json", f"remove {folder} and prepare again")
     same_plan(folder, meta["plan"], plan)
     if meta["fingerprint"] != _fingerprint(tree):
-        raise InputError(f"{folder}: prepared from another tree than {tree.root} is now; remove the folder, or name another by dataset.prepared")
+        raise InputError(f"{folder}: prepared from another tree than {tree.root} is now; "
+                         "remove the folder, or name another by dataset.prepared")
     if len(Crops(folder / "crops.lmdb")) != meta["rows"]:
-        raise InputError(f"{folder}/crops.lmdb: expected {meta['rows']} crops, found another number; remove the folder and prepare again")
+        raise InputError(f"{folder}/crops.lmdb: expected {meta['rows']} crops, found another number; "
+                         "remove the folder and prepare again")
     shutil.rmtree(folder / "shards", ignore_errors=True)
     return {**read_json(folder / "counts.json", f"remove {folder} and prepare again"), "frames_now": 0}
 
@@ -106,8 +109,8 @@ def same_plan(folder: Path, stored: dict, plan: Plan) -> None:
     for key, wanted in json.loads(json.dumps(asdict(plan))).items():
         if stored.get(key) != wanted and key != "unreadable":
             option = f"stored.{key}" if key in ("factor", "pixels", "quality") else key
-            raise InputError(f"{folder}: prepared with dataset.{option}={stored.get(key)}, the options say {wanted}; name another folder by "
-                             "dataset.prepared and prepare again, or set the option back")
+            raise InputError(f"{folder}: prepared with dataset.{option}={stored.get(key)}, the options say {wanted}; "
+                             "name another folder by dataset.prepared and prepare again, or set the option back")
 
 
 def _claim(folder: Path, plan: Plan) -> None:
@@ -126,7 +129,8 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{folder}: another prepare is writing it; wait for it, or name another folder by dataset.prepared") from error
+            raise InputError(f"{folder}: another prepare is writing it; "
+                             "wait for it, or name another folder by dataset.prepared") from error
         yield
 
 
@@ -146,11 +150,12 @@ def _is_finished(task: Task) -> bool:
     with np.load(path, allow_pickle=False) as shard:
         if str(shard["fingerprint"]) == task.sequence.fingerprint:
             return True
-    raise InputError(f"{task.root / task.sequence.folder}: changed since this preparation began; remove {path.parent.parent} and prepare again")
+    raise InputError(f"{task.root / task.sequence.folder}: changed since this preparation began; "
+                     f"remove {path.parent.parent} and prepare again")
 
 
 def _cut_all(tasks: list[Task], total: int, workers: int) -> int:
-    """Cut the sequences, several processes at once; returns the number of frames looked at. A failure lets running ones finish."""
+    """Cut the sequences, several processes at once; returns the number of frames looked at. On failure running ones finish."""
     workers = min(workers, len(tasks))
     frames = 0
     with tqdm(total=total, initial=total - len(tasks), desc="prepare", unit="sequence", disable=None) as bar:
@@ -168,8 +173,8 @@ def _in_processes(tasks: list[Task], workers: int) -> Iterator[dict]:
         for done in as_completed([pool.submit(cut_sequence, task) for task in tasks]):
             yield done.result()
     except BrokenProcessPool as error:
-        raise InputError("a process of prepare was killed (out of memory?); the finished sequences are kept: run the same command again, "
-                         "with fewer dataset.workers if memory is short") from error
+        raise InputError("a process of prepare was killed (out of memory?); the finished sequences are kept: run the same "
+                         "command again, with fewer dataset.workers if memory is short") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -202,7 +207,7 @@ def _count(tree: Tree, plan: Plan, shards: list[Path]) -> tuple[Counter, dict[st
 
 
 def _join(folder: Path, shards: list[Path]) -> None:
-    """Shards in order -> crops.lmdb and index/. A shard's crops go once they are committed; its labels stay until meta.json is there."""
+    """Shards in order -> crops.lmdb and index/. A shard's crops go once committed, its labels once meta.json is there."""
     lengths = []
     for path in shards:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as shard:
@@ -223,15 +228,15 @@ def _join(folder: Path, shards: list[Path]) -> None:
                 columns.append({name: shard[name] for name in COLUMNS})
 
 
-def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items(), key=lambda x: -x[1]) if reason != "kept" and n) or "none"
+def _reasons(counts: Counter) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if n) or "the tree has no frames"
 
 
 def summary_text(summary: dict, folder: str | Path) -> str:
     """What run.py prints at the end."""
     speed = summary["frames_now"] / max(summary["seconds"], 1e-9)
-    lines = [f"{summary['kept']} of {summary['frames']} frames kept, of {len(summary['people'])} people, {summary['sequences']} sequences, "
-             f"{summary['cameras']} cameras -> {folder}"]
+    lines = [f"{summary['kept']} of {summary['frames']} frames kept, of {len(summary['people'])} people, "
+             f"{summary['sequences']} sequences, {summary['cameras']} cameras -> {folder}"]
     lines += [f"  left out: {n} {reason}" for reason, n in summary["excluded"].items() if n]
     lines += [f"    e.g. {line}" for several in summary["examples"].values() for line in several[:2]]
     lines.append(f"{speed:.0f} frames/s, {summary['seconds']:.0f} s, {summary['workers']} processes" if summary["frames_now"]

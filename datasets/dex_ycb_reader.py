@@ -2,8 +2,8 @@
 
 Conventions of the labels: 45 PCA coefficients about the mean pose, camera frame, metres; joints are chain joints with manopth's
 fingertips. A subject's number is that of its folder (20200928-subject-07 is 7), or its rank from 1.
-Seed: Kong et al. (ECCV 2022) take the shape from a file by subject and train on joints regressed from the mesh; here the shape is the
-frame's own (one per subject as well) and `joints` are the dataset's: a method may regress its own from `verts`.
+Seed: Kong et al. (ECCV 2022) take the shape from a file by subject and train on joints regressed from the mesh; here the shape
+is the frame's own (one per subject as well) and `joints` are the dataset's: a method may regress its own from `verts`.
 """
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class DexYcb(Reader):
         return rows[chosen], number[chosen]
 
     def _in_sequences(self, subject: np.ndarray, sequence: np.ndarray) -> np.ndarray:
-        """Which rows lie in the sequences that the option names; `even` and `odd` count among a person's sequences of one side."""
+        """Which rows lie in the sequences that the option names; even and odd count among a person's sequences of one side."""
         wanted, side_of = self.options.sequences, np.array(self.meta["sides"])
         if wanted in ("even", "odd"):
             rank = sum((np.cumsum(side_of == side, axis=1) - 1) * (side_of == side) for side in range(len(SIDES)))
@@ -99,14 +99,14 @@ class DexYcb(Reader):
     def _require_room(self, stored: float) -> None:
         """The crop must lie in what is stored; that augmentation takes black from beyond is said."""
         if self.crop.factor > stored * (1 + 1e-9):
-            raise InputError(f"crop.factor={self.crop.factor} is wider than the stored crops ({stored} times the box, in {self.folder}); "
-                             "prepare with a larger dataset.stored.factor, into another dataset.prepared")
+            raise InputError(f"crop.factor={self.crop.factor} is wider than the stored crops ({stored} times the box, in "
+                             f"{self.folder}); prepare with a larger dataset.stored.factor, into another dataset.prepared")
         if self.train:
             a = self.augment
             turn = np.radians(min(a.rotate, 45.0))
             reach = self.crop.factor * (1 + a.scale) * (np.cos(turn) + np.sin(turn) + 2 * a.shift)
             if reach > stored * 1.001:
-                log.info("augmentation reaches %.2f times the box, the stored crops %.2f: what lies beyond is black", reach, stored)
+                log.info("augmentation reaches %.2f times the box, the stored crops %.2f: beyond is black", reach, stored)
 
     def _require_hand(self, number: int, side: str) -> None:
         rows = self.rows[self.labels["side"][self.rows] == number]
@@ -132,8 +132,9 @@ class DexYcb(Reader):
         scale = size / side
         fx, fy, cx, cy = label["K"]
         mano = label["mano"]
+        x, y = (0.5 - left) * scale - 0.5, (0.5 - top) * scale - 0.5  # where the picture's pixel (0, 0) falls
         return {"image": image, "K": np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32),
-                "stored_from_image": np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5], [0, 0, 1]]),
+                "stored_from_image": np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]]),
                 "width": np.int64(self.options.width), "box": np.array(label["box"]), "mirrored": np.bool_(label["side"] == 1),
                 "subject": np.int64(label["subject"] + 1), "pose": np.array(mano[:48]), "trans": np.array(mano[48:51]),
                 "shape": np.array(mano[51:]), "joints": np.array(label["joint_3d"]), "joints_uv": np.array(label["joint_2d"])}
@@ -163,8 +164,9 @@ class DexYcb(Reader):
         o, stored = self.options, self.meta["plan"]
         lefts = int(self.labels["side"][self.rows].sum())
         known: dict[str, Any] = {
-            "dataset": "DexYCB", "split": f"{o.setup}/{self.split}", "root_joint": "wrist", "joints": "chain joints, manopth tips",
-            "hands": f"{len(self) - lefts} right and {lefts} left hands (mirrored)" if o.hands == "mirror_left" else "right hands",
+            "dataset": "DexYCB", "split": f"{o.setup}/{self.split}", "root_joint": "wrist",
+            "joints": "chain joints, manopth tips",
+            "hands": "right hands" if o.hands == "right" else f"{len(self) - lefts} right and {lefts} left hands (mirrored)",
             "crop": f"{self.crop.factor:g} x box of the joints, {self.crop.pixels} px",
             "kept": "all joints in the picture" if o.in_image else "every frame with a hand",
             "rows": {"frames": len(self), "index_hash": index_hash(self.sample_name(i) for i in range(len(self)))},
@@ -198,7 +200,8 @@ def sides(which: str, hands: Hands) -> list[str]:
             raise InputError(f"dataset.hands={which} needs a {side} hand model: set hand_left=template/MANO_LEFT.pkl, or "
                              "dataset.hands=right")
         if hands[side].side != side:
-            raise InputError(f"the {side} hand model {hands[side].name} is a {hands[side].side} hand; mend the options hand and hand_left")
+            raise InputError(f"the {side} hand model {hands[side].name} is a {hands[side].side} hand; "
+                             "mend the options hand and hand_left")
     return wanted
 
 

@@ -1,9 +1,9 @@
 """DexYCB's splits: which frames of the tree belong to a setup and split, and the official number of each frame.
 
 s0-s3 are the official ones (specs/datasets.md 1.1), s5-s11 the other subject partitions of Kong et al. (ECCV 2022;
-specs/idhandmesh.md 1.3), all exact. s4 is their random 80/5/15 % of all frames, here with our own seeded draw: Seed: theirs follows
-from the list of annotations they had written, so its very frames cannot be had. Indices are 0-based ranks in sorted names.
-The official image number of a frame is its position in: for subject, for sequence, for camera of the split, for frame;
+specs/idhandmesh.md 1.3), all exact. s4 is their random 80/5/15 % of all frames, here with our own seeded draw: Seed: theirs
+follows from the list of annotations they had written, so its very frames cannot be had. Indices are 0-based ranks in sorted
+names. The official image number of a frame is its position in: for subject, for sequence, for camera of the split, for frame;
 all frames count, with or without a hand, so it needs the number of frames of every sequence, also of those left out.
 """
 from collections.abc import Iterable
@@ -73,8 +73,9 @@ def select(setup: str, split: str, num_frames: np.ndarray, cameras: int, *, subj
     if not len(rows):
         wanted = "a share of all frames" if setup == "s4" else "; ".join(
             f"subjects {list(p.subjects)}, sequences {_short(p.sequences)}, cameras {list(p.cameras)}" for p in parts)
-        raise InputError(f"DexYCB {setup}/{split} is empty: it takes {wanted} (counted from 0) of a tree of {num_frames.shape[0]} "
-                         f"subjects, {num_frames.shape[1]} sequences each and {cameras} cameras; choose another dataset.setup, or a larger tree")
+        raise InputError(f"DexYCB {setup}/{split} is empty: it takes {wanted} (counted from 0) of a tree of "
+                         f"{num_frames.shape[0]} subjects, {num_frames.shape[1]} sequences each and {cameras} cameras; "
+                         "choose another dataset.setup, or a larger tree")
     return rows, number[rows]
 
 
@@ -95,12 +96,13 @@ def _official(one: Part, num_frames: np.ndarray, subject: np.ndarray, sequence: 
     return start[subject, sequence] + rank[camera] * num_frames[subject, sequence] + frame
 
 
-def _random_member(split: str, num_frames: np.ndarray, cameras: int, subject: np.ndarray, sequence: np.ndarray, camera: np.ndarray,
-                   frame: np.ndarray) -> np.ndarray:
+def _random_member(split: str, num_frames: np.ndarray, cameras: int, subject: np.ndarray, sequence: np.ndarray,
+                   camera: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Which rows s4 puts in `split`: a seeded permutation of every frame of the tree, so filters do not move a frame."""
     whole = Part(tuple(range(num_frames.shape[0])), tuple(range(num_frames.shape[1])), tuple(range(cameras)))
     total = int(num_frames.sum()) * cameras
-    place = np.random.Generator(np.random.Philox(key=4)).permutation(total)[_official(whole, num_frames, subject, sequence, camera, frame)]
+    drawn = np.random.Generator(np.random.Philox(key=4)).permutation(total)
+    place = drawn[_official(whole, num_frames, subject, sequence, camera, frame)]
     first, second = (int(share * total) for share in RANDOM_SHARES)
     spans = {"train": (0, first), "val": (first, second), "test": (second, total), "train+val": (0, second)}
     low, high = spans[split]

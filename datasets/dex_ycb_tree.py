@@ -28,7 +28,7 @@ TupleLoader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, nod
 
 @dataclass(frozen=True)
 class Sequence:
-    """One recording: folder, indices, length, which hand, the cameras that saw it, the person's shape, and a fingerprint of its files."""
+    """One recording: folder, indices, length, side, the cameras that saw it, the person's shape, a fingerprint of its files."""
 
     folder: str  # relative to the root
     subject: int
@@ -43,7 +43,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Tree:
-    """The dataset: `sequences` in official order, K (cameras,4) as fx fy cx cy, folder names of people (by index; "" = absent)."""
+    """The dataset: `sequences` in official order, K (cameras,4) as fx fy cx cy, folder names of `people` (empty = absent)."""
 
     root: Path
     people: tuple[str, ...]
@@ -61,17 +61,18 @@ class Tree:
 
 
 def scan(root: str | Path, serials: Row[str], width: int, height: int) -> Tree:
-    """Read the tree's small files. Raises InputError for a missing or malformed one, and for people of unequal numbers of sequences."""
+    """Read the tree's small files. InputError: one is missing or malformed; people of unequal numbers of sequences."""
     root = require_folder(root, "link or unpack the dataset there, or set dataset.root")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in ("calibration", "models", "bop"))
     folders = {name: sorted(p.name for p in (root / name).iterdir() if p.is_dir()) for name in names}
     folders = {name: found for name, found in folders.items() if any((root / name / f / "meta.yml").is_file() for f in found)}
     if not folders:
-        raise InputError(f"{root}: expected folders such as 20200709-subject-01/<sequence>/meta.yml, found none; is dataset.root right?")
+        raise InputError(f"{root}: expected folders such as 20200709-subject-01/<sequence>/meta.yml, found none; is "
+                         "dataset.root right?")
     counts = {name: len(found) for name, found in folders.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f"{root}: expected as many sequences of each person, found {counts}; an unfinished download? the splits go by "
-                         "their order")
+        raise InputError(f"{root}: expected as many sequences of each person, found {counts}; an unfinished download? "
+                         "the splits go by their order")
     indices = subject_indices(list(folders))
     betas: dict[str, tuple[float, ...]] = {}
     sequences = [_sequence(root, f"{name}/{found}", indices[name], index, serials, betas)
@@ -94,7 +95,8 @@ def subject_indices(names: Row[str]) -> dict[str, int]:
     return {name: number - 1 for name, number in zip(names, numbers)}
 
 
-def _sequence(root: Path, folder: str, subject: int, index: int, serials: Row[str], betas: dict[str, tuple[float, ...]]) -> Sequence:
+def _sequence(root: Path, folder: str, subject: int, index: int, serials: Row[str],
+              betas: dict[str, tuple[float, ...]]) -> Sequence:
     path = root / folder / "meta.yml"
     meta = _mapping(path)
     frames, sides, calib = meta.get("num_frames"), meta.get("mano_sides"), meta.get("mano_calib")
@@ -112,7 +114,8 @@ def _sequence(root: Path, folder: str, subject: int, index: int, serials: Row[st
         raise InputError(f"{path}: expected extrinsics: a name, quoted, found {extrinsics!r}; mend or replace the file")
     first = root / folder / serials[cameras[0]] / "labels_000000.npz"
     digest = hashlib.sha256(path.read_bytes() + (first.read_bytes() if first.is_file() else b"") + repr(betas[calib[0]]).encode())
-    return Sequence(folder, subject, index, frames, SIDES.index(sides[0]), cameras, betas[calib[0]], extrinsics, digest.hexdigest())
+    return Sequence(folder, subject, index, frames, SIDES.index(sides[0]), cameras, betas[calib[0]], extrinsics,
+                    digest.hexdigest())
 
 
 def _cameras(path: Path, listed: object, serials: Row[str]) -> tuple[int, ...]:
@@ -150,7 +153,8 @@ def _betas(path: Path) -> tuple[float, ...]:
 
 def _intrinsics(root: Path, serial: str, width: int, height: int) -> tuple[float, ...]:
     path = root / "calibration" / "intrinsics" / f"{serial}_{width}x{height}.yml"
-    require_file(path, "unpack the calibration archive, or set dataset.width, dataset.height and dataset.serials to what the tree has")
+    require_file(path, "unpack the calibration archive, or set dataset.width, dataset.height and dataset.serials to what the "
+                       "tree has")
     colour = _mapping(path).get("color")
     values = [colour.get(key) for key in ("fx", "fy", "ppx", "ppy")] if isinstance(colour, dict) else None
     fx, fy, cx, cy = _numbers(path, "color: {fx, fy, ppx, ppy}", values, 4)
@@ -160,7 +164,7 @@ def _intrinsics(root: Path, serial: str, width: int, height: int) -> tuple[float
 
 
 def read_extrinsics(tree: Tree) -> np.ndarray:
-    """(people, sequences, cameras, 3, 4) camera to world [R|t], metres; NaN where the tree has none. World = the master camera."""
+    """(people, sequences, cameras, 3, 4) camera to world [R|t], metres; NaN where absent. World = the master camera."""
     found: dict[str, np.ndarray] = {}
     table = np.full((*tree.num_frames().shape, len(tree.serials), 3, 4), np.nan)
     for s in tree.sequences:
@@ -179,7 +183,8 @@ def _extrinsics(tree: Tree, name: str) -> np.ndarray:
         return cameras
     given = _mapping(path).get("extrinsics")
     if not isinstance(given, dict):
-        raise InputError(f"{path}: expected extrinsics: serial -> 12 numbers, found {type(given).__name__}; mend or replace the file")
+        raise InputError(f"{path}: expected extrinsics: serial -> 12 numbers, found {type(given).__name__}; mend or "
+                         "replace the file")
     for index, serial in enumerate(tree.serials):
         if serial in given:
             cameras[index] = np.reshape(_numbers(path, f"extrinsics: {serial}", given[serial], 12), (3, 4))

@@ -1,13 +1,15 @@
 """The base of every dataset's reader: a subclass says what a sample is (`read`), the base makes a Batch of many.
 
 In a worker process: `read(index)` decodes one stored picture; the base adds random numbers that follow from (seed, epoch, index)
-and checks the labels. On the device, whole batches at once: crop, rotation, scale, shift, colour, hand model. Everything is placed
-by maps of utils/camera.py, so image, K, pixels, 3D joints, vertices and rotations stay one geometry (tests/test_reader.py).
-A left hand becomes a right one: picture, K, pixels and 3D are mirrored; its vertices come from the left hand model, then mirrored.
-Seed: the original scaled labels in place (a second read scaled again), cut non-square crops and kept the full picture's K.
+and checks the labels. On the device, whole batches at once: crop, rotation, scale, shift, colour, hand model. Everything is
+placed by maps of utils/camera.py, so image, K, pixels, 3D joints, vertices and rotations stay one geometry
+(tests/test_reader.py). A left hand becomes a right one: picture, K, pixels and 3D are mirrored; its vertices come from the left
+hand model, then mirrored. Seed: the original scaled labels in place (a second read scaled again), cut non-square crops and kept
+the full picture's K.
 """
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +36,7 @@ CHECK_EVERY = 64  # after the first epoch, which checks every sample
 
 
 class Picture(NamedTuple):
-    """A picture to draw on: image (h,w,3) RGB uint8, K (3,3) of it, mirrored if the hand was a left one · crop_from_image of the sample."""
+    """A picture to draw on, mirrored if the hand was a left one: image (h,w,3) RGB uint8 · K (3,3) of it · crop_from_image."""
 
     image: np.ndarray
     K: np.ndarray
@@ -44,21 +46,22 @@ class Picture(NamedTuple):
 class Reader(ABC):
     """A dataset's split as utils.batch.Source. Subclasses set the four conventions and write `__len__`, `read`, `sample_name`.
 
-    pose_pca, pose_flat_mean: what the 48 pose numbers mean (HandModel.rotations_from_pose) · tips, joints_kind: what its 21 joints are
-    (HandModel.joints) · provides: Batch fields.
+    pose_pca, pose_flat_mean: what the 48 pose numbers mean (HandModel.rotations_from_pose) · tips, joints_kind: what its 21
+    joints are (HandModel.joints) · provides: Batch fields.
 
-    `read(index)` returns the stored picture `image` (s,s,3) RGB uint8, where it lies: `stored_from_image` (3,3), the whole picture's
-    K (3,3) and `width`, `box` (3) = centre and side of the hand's box in pixels of the whole picture, `mirrored` (a left hand, in the
-    dataset's own side and camera), `subject` (number), and the LABELS it has: pose, shape, trans, joints, joints_uv of the whole picture.
+    `read(index)` returns the stored picture `image` (s,s,3) RGB uint8, where it lies: `stored_from_image` (3,3), the whole
+    picture's K (3,3) and `width`, `box` (3) = centre and side of the hand's box in pixels of the whole picture, `mirrored` (a
+    left hand, in the dataset's own side and camera), `subject` (number), and the LABELS it has: pose, shape, trans, joints,
+    joints_uv of the whole picture.
     """
 
     pose_pca: bool
     pose_flat_mean: bool
     tips: str
     joints_kind: str
-    provides: frozenset[str] = frozenset({"image", "K", "crop_from_image", "mirrored", "index", "subject", "joints", "verts", "rotations",
-                                          "shape", "root", "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts",
-                                          "has_shape", "has_uv"})
+    provides: frozenset[str] = frozenset({
+        "image", "K", "crop_from_image", "mirrored", "index", "subject", "joints", "verts", "rotations", "shape", "root",
+        "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts", "has_shape", "has_uv"})
 
     def __init__(self, crop: CropOptions, augment: AugmentOptions, hands: Hands, *, train: bool, seed: int,
                  needs: frozenset[str] | None = None):
@@ -109,7 +112,8 @@ class Reader(ABC):
         """InputError with the sample's name where a sample breaks the contract: shapes, finite labels, joints_uv = K * joints."""
         image = raw["image"]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
-            raise InputError(f"{self.describe(index)}: expected a square RGB picture of bytes, found {image.shape} {image.dtype}; prepare again")
+            raise InputError(f"{self.describe(index)}: expected a square RGB picture of bytes, "
+                             f"found {image.shape} {image.dtype}; prepare again")
         for name, shape in {**REQUIRED, **LABELS}.items():
             if name not in raw:
                 if name in REQUIRED:
@@ -119,13 +123,14 @@ class Reader(ABC):
             if value.shape != shape:
                 raise InputError(f"{self.describe(index)}: expected {name} {shape}, found {value.shape}; prepare again")
             if not np.isfinite(value).all():
-                raise InputError(f"{self.describe(index)}: {name} is not finite; is the label file whole? unpack it and prepare again")
+                raise InputError(f"{self.describe(index)}: {name} is not finite; "
+                                 "is the label file whole? unpack it and prepare again")
         if "joints" in raw and "joints_uv" in raw:
             points = raw["joints"] @ np.asarray(raw["K"], np.float32).T
             off = float(np.abs(points[:, :2] / points[:, 2:] - raw["joints_uv"]).max())
             if not off <= UV_TOLERANCE:
-                raise InputError(f"{self.describe(index)}: joint_2d off by {off:.1f} px from K*joint_3d; is the calibration that of these "
-                                 "pictures' size?")
+                raise InputError(f"{self.describe(index)}: joint_2d off by {off:.1f} px from K*joint_3d; "
+                                 "is the calibration that of these pictures' size?")
 
     @full_precision
     def batch(self, raw: dict[str, Tensor]) -> Batch:
@@ -135,10 +140,9 @@ class Reader(ABC):
             any_mirrored = self.mirrors and bool(mirrored.any())
             crop_from_image, crop_from_stored_image, K, angle = self._place(raw, mirrored, any_mirrored)
             image = self._image(raw, crop_from_stored_image)
-            fields: dict[str, Tensor] = {"image": image, "K": K.float(), "crop_from_image": crop_from_image.float(), "mirrored": mirrored,
-                                         "index": raw["index"].long(), "subject": raw["subject"].long()}
-            fields |= self._labels(raw, mirrored, any_mirrored, crop_from_image, angle)
-            return Batch(**fields)
+            labels = self._labels(raw, mirrored, any_mirrored, crop_from_image, angle)
+            return Batch(image=image, K=K.float(), crop_from_image=crop_from_image.float(), mirrored=mirrored,
+                         index=raw["index"].long(), subject=raw["subject"].long(), **labels)
 
     def _place(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps in float64: crop_from_image (mirrored pictures), the same from the picture as stored, K of the crop, angle (b)."""
@@ -168,7 +172,8 @@ class Reader(ABC):
         turn = rotation_about_z(angle).float() if self.train and self.augment.rotate else None
         everywhere = torch.ones_like(mirrored)
         found: dict[str, Tensor] = {}
-        if "pose" in raw and self.needs & {"verts", "rotations", "shape", "identity", "joints", "root"}:
+        of_hand = {"verts", "rotations", "shape", "identity"} | (set() if "joints" in raw else {"joints", "root"})
+        if "pose" in raw and self.needs & of_hand:
             found |= self._hand(raw, mirrored, any_mirrored)
         if "joints" in raw:
             joints = raw["joints"]
@@ -199,9 +204,8 @@ class Reader(ABC):
             found = _mirrored(self._posed(raw, "left"))
         else:
             rows = [torch.nonzero(~mirrored).flatten(), torch.nonzero(mirrored).flatten()]
-            parts = {name: raw[name] for name in ("pose", "shape", "trans")}
-            right = self._posed({name: part[rows[0]] for name, part in parts.items()}, "right")
-            left = _mirrored(self._posed({name: part[rows[1]] for name, part in parts.items()}, "left"))
+            right, left = ({name: raw[name][some] for name in LABELS if name in raw} for some in rows)
+            right, left = self._posed(right, "right"), _mirrored(self._posed(left, "left"))
             order = torch.argsort(torch.cat(rows))
             found = {name: torch.cat((right[name], left[name]))[order] for name in right}
         found["has_shape"] = ~mirrored if any_mirrored and not self.left_shape_holds() else torch.ones_like(mirrored)
@@ -210,21 +214,22 @@ class Reader(ABC):
     def _posed(self, raw: dict[str, Tensor], side: str) -> dict[str, Tensor]:
         hand = self._hands_on(raw["pose"].device)[side]
         rotations = hand.rotations_from_pose(raw["pose"], pca=self.pose_pca, flat_mean=self.pose_flat_mean)
-        if not self.needs & {"verts", "joints", "root"}:
+        if not self.needs & ({"verts"} if "joints" in raw else {"verts", "joints", "root"}):
             return {"rotations": rotations}
         posed = hand(rotations, raw["shape"]).moved(raw["trans"])
         return {"rotations": rotations, "verts": posed.verts, "joints": hand.joints(posed, self.tips, self.joints_kind)}
 
     def _hands_on(self, device: torch.device) -> dict[str, HandModel]:
         if device not in self._on:
-            self._on[device] = {side: HandModel(hand.arrays).to(device) for side, hand in self.hands.items()}
+            self._on[device] = {side: deepcopy(hand).float().to(device) for side, hand in self.hands.items()}
         return self._on[device]
 
     def left_shape_holds(self) -> bool:
         """Whether equal shape numbers give a left hand that is the right one's mirror image (MANO's own files: they do not)."""
         if self._left_shape_holds is None:
             spread = torch.cat((torch.zeros(1, 10), 2 * torch.eye(10)))
-            right, left = (self.hands[side].shaped(spread.to(self.hands[side].weights)).rest_verts.cpu() for side in ("right", "left"))
+            right, left = (self.hands[side] for side in ("right", "left"))
+            right, left = (hand.shaped(spread.to(hand.weights)).rest_verts.cpu() for hand in (right, left))
             self._left_shape_holds = bool((mirror_points(left) - right).abs().max() <= MIRROR_TOLERANCE_M)
         return self._left_shape_holds
 
