@@ -72,14 +72,15 @@ def quaternion_from_matrix(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor,
 @full_precision
 def matrix_from_quaternion(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation of the quaternion (w, x, y, z), normalised first; a zero quaternion gives NaN."""
-    w, xyz = (quaternion / torch.linalg.vector_norm(quaternion, dim=-1, keepdim=True)).split((1, 3), -1)
-    return _matrix_from_unit_quaternion(w, xyz)
+    unit = (quaternion / torch.linalg.vector_norm(quaternion, dim=-1, keepdim=True)).movedim(-1, 0).contiguous()
+    return _matrix_from_unit_quaternion(unit[0], unit[1:])
 
 
 @full_precision
 def quaternion_from_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4"]:
     """Unit quaternion (w, x, y, z) of the rotation vector; w may be negative where the angle exceeds pi."""
-    return torch.cat(_half_angle(axis_angle), -1)
+    w, xyz = _half_angle(axis_angle)
+    return torch.cat((w.unsqueeze(0), xyz)).movedim(0, -1)
 
 
 @full_precision
@@ -126,21 +127,22 @@ def _safe_norm(x: Tensor) -> Tensor:
 
 
 def _half_angle(axis_angle: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(a/2) (..., 1) and sin(a/2) axis (..., 3)."""
-    square = (axis_angle * axis_angle).sum(-1, keepdim=True)
+    """cos(a/2) (...) and sin(a/2) axis (3, ...): components first, so that inner loops run over rotations, not over threes."""
+    vector = axis_angle.movedim(-1, 0).contiguous()
+    square = (vector * vector).sum(0)
     small = square < _SMALL
     half = 0.5 * torch.sqrt(torch.where(small, 1.0, square))
     quotient = torch.where(small, 0.5 - square / 48, 0.5 * torch.sin(half) / half)
-    return torch.where(small, 1 - square / 8 + square * square / 384, torch.cos(half)), quotient * axis_angle
+    return torch.where(small, 1 - square / 8 + square * square / 384, torch.cos(half)), quotient * vector
 
 
 def _matrix_from_unit_quaternion(w: Tensor, xyz: Tensor) -> Tensor:
-    """(w^2 - |v|^2) I + 2 v v^T + 2 w [v]x."""
+    """(1 - 2 |v|^2) I + 2 v v^T + 2 w [v]x of w (...) and v (3, ...), as (..., 3, 3)."""
     eye, cross, _ = _constants(xyz.dtype, xyz.device)
     twice = xyz + xyz
-    turn = ((w * twice) @ cross).unflatten(-1, (3, 3))
-    diagonal = 1 - (twice * xyz).sum(-1, keepdim=True)
-    return twice.unsqueeze(-1) * xyz.unsqueeze(-2) + turn + diagonal.unsqueeze(-1) * eye
+    turn = (cross.t() @ (w * twice).reshape(3, w.numel())).view(3, 3, *w.shape)
+    diagonal = (1 - (twice * xyz).sum(0)) * eye.view(3, 3, *(1,) * w.dim())
+    return (twice.unsqueeze(1) * xyz + turn + diagonal).movedim((0, 1), (-2, -1)).contiguous()
 
 
 def _quaternion_any_sign(matrix: Tensor) -> Tensor:
