@@ -1,1 +1,1 @@
-"""Writers of synthetic datasets in the on-disk layout of real ones, drawn with the free hand."""
+"""Writers of synthetic datasets in the real ones' layouts: one file per dataset, over shared people, motion and pictures."""
