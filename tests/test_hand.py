@@ -1,5 +1,6 @@
 """The hand model: the numbers of manopth, smplx and MANO's own code, and the mathematics any such model must obey."""
 import copy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -480,3 +481,34 @@ def test_moved():
     """Posed.moved adds the translation to vertices and joints alike."""
     posed = Posed(torch.zeros(2, 778, 3), torch.zeros(2, 16, 3)).moved(torch.tensor([[1.0, 2, 3], [0, 0, 0]]))
     assert posed.verts[0, 5].tolist() == posed.chain[0, 7].tolist() == [1, 2, 3] and not posed.verts[1].any()
+
+
+def test_annotations_hold():
+    """With jaxtyping's import hook the shapes written in the signatures are those that pass, and a wrong one is caught."""
+    code = """
+import sys
+from jaxtyping import TypeCheckError, install_import_hook
+with install_import_hook(["utils.rotation", "utils.camera", "utils.hand"], "beartype.beartype"):
+    from utils import camera, hand, rotation
+import torch
+from utils.mano_file import SHAPES, HandArrays
+sys.path.insert(0, "tests/goldens")
+from toy_mano import toy_mano
+toy = toy_mano(0)
+model = hand.HandModel(HandArrays(**{key: toy[key] for key in SHAPES}))
+rotations = model.rotations_from_pose(torch.randn(3, 1, 48), pca=True, flat_mean=False)
+posed = model(rotations, torch.randn(2, 10)).moved(torch.randn(3, 1, 3))
+model.pca_from_axis_angle(model.axis_angle_from_pca(torch.randn(4, 6)))
+uv = camera.project(model.joints(posed, kind="regressed") + torch.tensor([0, 0, 1.0]), torch.eye(3))
+crop = camera.crop_matrix(torch.rand(5, 2), torch.rand(5) + 1, 64, 0.1)
+camera.transform_uv(camera.K_of_mirror(camera.K_of_crop(torch.eye(3), crop, 0.1), 64), uv[0, :1])
+rotation.geodesic(rotation.matrix_from_quaternion(rotation.quaternion_from_matrix(rotations)), torch.eye(3))
+rotation.rows6d_from_matrix(rotation.matrix_from_axis_angle(rotation.axis_angle_from_matrix(rotations)))
+hand.mirror_axis_angle(torch.randn(2, 45)), hand.mirror_rotations(rotations), hand.mirror_points(posed.verts)
+try:
+    rotation.matrix_from_axis_angle(torch.zeros(4))
+except TypeCheckError:
+    print("caught")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=FREE.parent.parent, capture_output=True, text=True)
+    assert done.stdout == "caught\n", done.stderr

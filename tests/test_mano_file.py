@@ -47,6 +47,7 @@ def fails(path: Path, *words: str, shapedirs: str = "as_is") -> str:
     return message
 
 
+@pytest.mark.filterwarnings("ignore:dtype")
 def test_original_pickle(original, tmp_path):
     """The real object graph (chumpy selection, csc, Fortran order, Python 2 byte strings) gives the arrays bit for bit."""
     with pytest.raises(UnicodeDecodeError):

@@ -21,21 +21,21 @@ from utils.rotation import rotation_about_z
 
 
 @full_precision
-def project(points: Float[Tensor, "*batch n 3"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch n 2"]:
+def project(points: Float[Tensor, "*#batch n 3"], K: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*#batch n 2"]:
     """Pixels of camera-frame points (metres). Points at or behind the camera (z <= 0) give meaningless pixels: mask them by z."""
     return transform_uv(K, points, homogeneous=True)
 
 
 @full_precision
-def unproject(uv: Float[Tensor, "*batch n 2"], depth: Float[Tensor, "*batch n"], K: Float[Tensor, "*batch 3 3"],
-              ) -> Float[Tensor, "*batch n 3"]:
+def unproject(uv: Float[Tensor, "*#batch n 2"], depth: Float[Tensor, "*#batch n"], K: Float[Tensor, "*#batch 3 3"],
+              ) -> Float[Tensor, "*#batch n 3"]:
     """Camera-frame points (metres) whose pixels are `uv` and whose z is `depth`; any invertible K."""
     rays = torch.cat((uv, torch.ones_like(uv[..., :1])), -1) @ torch.linalg.inv(K).transpose(-1, -2)
     return rays * (depth.unsqueeze(-1) / rays[..., 2:])
 
 
 @full_precision
-def transform_uv(B_from_A: Float[Tensor, "*batch 3 3"], uv: Tensor, homogeneous: bool = False) -> Float[Tensor, "*batch n 2"]:
+def transform_uv(B_from_A: Float[Tensor, "*#batch 3 3"], uv: Tensor, homogeneous: bool = False) -> Float[Tensor, "*#batch n 2"]:
     """Pixels (..., n, 2), or homogeneous ones (..., n, 3), of A as pixels of B."""
     mapped = uv @ B_from_A[..., :, :uv.shape[-1]].transpose(-1, -2)
     if not homogeneous:
@@ -43,15 +43,15 @@ def transform_uv(B_from_A: Float[Tensor, "*batch 3 3"], uv: Tensor, homogeneous:
     return mapped[..., :2] / mapped[..., 2:]
 
 
-def scale_matrix(scale: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+def scale_matrix(scale: Float[Tensor, "*#batch"]) -> Float[Tensor, "*#batch 3 3"]:
     """Resizing a picture by `scale` about its corner: p -> (p + 0.5) scale - 0.5."""
     shift = 0.5 * scale - 0.5
     return _similarity(scale, torch.zeros_like(scale), torch.stack((shift, shift), -1))
 
 
 @full_precision
-def crop_matrix(centre: Float[Tensor, "*batch 2"], side: Float[Tensor, "*batch"], pixels: int,
-                angle: Float[Tensor, "*batch"] | float = 0.0) -> Float[Tensor, "*batch 3 3"]:
+def crop_matrix(centre: Float[Tensor, "*#batch 2"], side: Float[Tensor, "*#batch"], pixels: int,
+                angle: Float[Tensor, "*#batch"] | float = 0.0) -> Float[Tensor, "*#batch 3 3"]:
     """crop_from_image: the square of `side` image pixels about `centre`, turned by `angle` about it, as `pixels` x `pixels`.
 
     `centre` maps to ((pixels-1)/2, (pixels-1)/2). `side` must be positive. A positive angle turns the picture clockwise.
@@ -65,8 +65,8 @@ def crop_matrix(centre: Float[Tensor, "*batch 2"], side: Float[Tensor, "*batch"]
 
 
 @full_precision
-def K_of_crop(K: Float[Tensor, "*batch 3 3"], crop_from_image: Float[Tensor, "*batch 3 3"],
-              angle: Float[Tensor, "*batch"] | float = 0.0) -> Float[Tensor, "*batch 3 3"]:
+def K_of_crop(K: Float[Tensor, "*#batch 3 3"], crop_from_image: Float[Tensor, "*#batch 3 3"],
+              angle: Float[Tensor, "*#batch"] | float = 0.0) -> Float[Tensor, "*#batch 3 3"]:
     """Intrinsics of a crop whose 3D points have been turned by R_z(angle), `angle` as given to `crop_matrix`: A K R_z(-angle).
 
     Exact for any K: projecting the turned points gives the transformed pixels. Turn the 3D by `rotation_about_z(angle)`.
@@ -75,7 +75,7 @@ def K_of_crop(K: Float[Tensor, "*batch 3 3"], crop_from_image: Float[Tensor, "*b
     return crop_from_image @ K @ rotation_about_z(-angle)
 
 
-def mirror_matrix(width: Float[Tensor, "*batch"] | int, like: Tensor | None = None) -> Float[Tensor, "*batch 3 3"]:
+def mirror_matrix(width: Float[Tensor, "*#batch"] | int, like: Tensor | None = None) -> Float[Tensor, "*#batch 3 3"]:
     """Pixels of the picture of `width` pixels mirrored left to right: u -> width - 1 - u. Dtype and device as `like`."""
     like = torch.zeros(()) if like is None else like
     width = torch.as_tensor(width, dtype=like.dtype, device=like.device)
@@ -84,14 +84,14 @@ def mirror_matrix(width: Float[Tensor, "*batch"] | int, like: Tensor | None = No
 
 
 @full_precision
-def K_of_mirror(K: Float[Tensor, "*batch 3 3"], width: Float[Tensor, "*batch"] | int) -> Float[Tensor, "*batch 3 3"]:
+def K_of_mirror(K: Float[Tensor, "*#batch 3 3"], width: Float[Tensor, "*#batch"] | int) -> Float[Tensor, "*#batch 3 3"]:
     """Intrinsics of the mirrored picture for points mirrored by x -> -x: fx stays positive, the principal point moves."""
     flip = K.new_tensor((-1.0, 1.0, 1.0))
     return mirror_matrix(width, K) @ K * flip
 
 
 @full_precision
-def invert_affine(B_from_A: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+def invert_affine(B_from_A: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*#batch 3 3"]:
     """A_from_B of an affine map of pixels (last row 0,0,1), in closed form."""
     (a, b, u), (c, d, v) = (row.unbind(-1) for row in B_from_A[..., :2, :].unbind(-2))
     det = a * d - b * c

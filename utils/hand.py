@@ -7,7 +7,7 @@ Any leading axes, those of shape and rotations broadcast. Differentiable. Always
 Seed: exp and the chain are exact where the originals add 1e-8; results agree to 1e-7 m in float32, 1e-9 m in float64.
 """
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Posed(NamedTuple):
     verts: Tensor
     chain: Tensor
 
-    def moved(self, trans: Float[Tensor, "*batch 3"]) -> "Posed":
+    def moved(self, trans: Float[Tensor, "*#batch 3"]) -> "Posed":
         """Both moved by `trans` (...,3), metres."""
         return Posed(self.verts + trans.unsqueeze(-2), self.chain + trans.unsqueeze(-2))
 
@@ -49,7 +49,7 @@ class ShapedHand:
         return self._skeleton[..., :16, :]
 
     @full_precision
-    def posed(self, rotations: Float[Tensor, "*batch 16 3 3"]) -> Posed:
+    def posed(self, rotations: Float[Tensor, "*#batch 16 3 3"]) -> Posed:
         """Pose this shape: rotations (...,16,3,3), whose leading axes broadcast with the shape's."""
         hand = self._hand
         hand.require(rotations, "rotations", (16, 3, 3))
@@ -99,7 +99,7 @@ class HandModel(nn.Module):
         self._fill(dtype, torch.device("cpu"))
 
     @classmethod
-    def load(cls, path: str | Path, shapedirs: Shapedirs = "as_is", dtype: torch.dtype = torch.float32) -> Self:
+    def load(cls, path: str | Path, shapedirs: Shapedirs = "as_is", dtype: torch.dtype = torch.float32) -> "HandModel":
         """From MANO's pickle or this project's .npz; see utils.mano_file.read_hand_file (raises InputError)."""
         return cls(read_hand_file(path, shapedirs), dtype)
 
@@ -116,7 +116,7 @@ class HandModel(nn.Module):
         return (shape @ self._basis[135:145] + self._basis[145]).unflatten(-1, (3, 778)).transpose(-1, -2).contiguous()
 
     @full_precision
-    def forward(self, rotations: Float[Tensor, "*batch 16 3 3"], shape: Float[Tensor, "*batch 10"]) -> Posed:
+    def forward(self, rotations: Float[Tensor, "*#batch 16 3 3"], shape: Float[Tensor, "*#batch 10"]) -> Posed:
         """Shape and pose in one call."""
         return self.shaped(shape).posed(rotations)
 

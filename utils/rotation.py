@@ -104,7 +104,7 @@ def rotation_about_z(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 
 
 
 @full_precision
-def geodesic(first: Float[Tensor, "*batch 3 3"], second: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
+def geodesic(first: Float[Tensor, "*#batch 3 3"], second: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*#batch"]:
     """Angle in [0, pi] between two rotations, radians; accurate at both ends (arc tangent of sine and cosine)."""
     relative = first.transpose(-1, -2) @ second
     skew = relative - relative.transpose(-1, -2)
