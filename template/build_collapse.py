@@ -50,6 +50,7 @@ class Collapser:
         return q
 
     def neighbours(self, v: int) -> set[int]:
+        """Vertices that share a face with v."""
         return {int(x) for i in self.around[v] for x in self.faces[i]} - {v}
 
     def cost(self, gone: int, kept: int) -> float | None:
@@ -78,6 +79,7 @@ class Collapser:
         return float(self.importance[gone] * (error + self.sliver * shape))
 
     def push(self, heap: list, v: int) -> None:
+        """Put v's cheapest allowed collapse on the heap, marked with v's present stamp."""
         best = None
         for kept in self.neighbours(v):
             cost = self.cost(v, kept)
@@ -93,7 +95,6 @@ class Collapser:
         for v in range(len(self.around)):
             if v not in keep:
                 self.push(heap, v)
-        waiting: list = []
         while left > target:
             _, gone, kept, stamp = heapq.heappop(heap)
             if stamp != self.stamp[gone] or not self.around[gone]:
@@ -103,8 +104,7 @@ class Collapser:
                     continue
                 self.loop.discard(gone)
             elif left - target <= len(self.loop) - loop_target:
-                waiting.append(gone)
-                continue
+                continue  # what is left to do belongs to the loop
             self.apply(gone, kept)
             left -= 1
             for v in {kept} | self.neighbours(kept):
@@ -114,6 +114,7 @@ class Collapser:
         return self.faces[self.alive]
 
     def apply(self, gone: int, kept: int) -> None:
+        """Move `gone` onto `kept`: their shared faces vanish, the quadrics add up."""
         for i in list(self.around[gone]):
             if kept in self.faces[i]:
                 self.alive[i] = False
