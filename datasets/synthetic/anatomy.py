@@ -28,6 +28,8 @@ _THUMBS = {  # (bend, spread, twist) of the base, bend of the middle and of the 
     "rest": (0.10, 0.05, 0.10, 0.15, 0.15), "side": (-0.05, -0.25, 0.0, 0.05, 0.1), "out": (-0.30, 0.0, -0.1, -0.1, -0.2),
     "oppose": (0.30, 0.55, 0.40, 0.25, 0.30), "over": (0.40, 0.45, 0.35, 0.50, 0.70), "palm": (0.50, 0.25, 0.35, 0.60, 0.60),
 }
+# A closing thumb: held wide, swung opposite the fingers, closed (columns as in _THUMBS).
+_THUMB_COURSE = np.array([[-0.35, -0.28, -0.1, -0.15, -0.2], [-0.15, 0.50, 0.15, 0.05, 0.1], [0.40, 0.45, 0.45, 0.55, 0.75]])
 # name: share, curl of index, middle, ring, little (0 flat, 1 fist), fan of the fingers, thumb
 POSES = {
     "flat": (6, (0, 0, 0, 0), 0.2, "rest"), "relaxed": (20, (0.25, 0.32, 0.36, 0.38), 0.1, "rest"),
@@ -137,7 +139,6 @@ def grasp_pose(closing: np.ndarray, spread: float = 0.0) -> np.ndarray:
         rows = list(ROWS[finger])
         angles[..., rows, 0] = 0.05 + closing[..., i + 1, None] * np.array([1.0, 1.25, 0.75])
         angles[..., rows[0], 1] = _FAN[finger] * spread
-    c = closing[..., 0]
-    angles[..., 12, 0], angles[..., 12, 1], angles[..., 12, 2] = -0.15 + 0.55 * c, 0.55 - 0.1 * c, 0.15 + 0.3 * c
-    angles[..., 13, 0], angles[..., 14, 0] = 0.0 + 0.55 * c, 0.05 + 0.7 * c
+    for column, (row, axis) in enumerate(((12, 0), (12, 1), (12, 2), (13, 0), (14, 0))):
+        angles[..., row, axis] = np.interp(closing[..., 0], (0.0, 0.45, 1.0), _THUMB_COURSE[:, column])
     return clipped(angles)

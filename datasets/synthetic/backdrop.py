@@ -42,7 +42,7 @@ class Background:
 
 def sample_stage(rng: np.random.Generator) -> Stage:
     """Surroundings at random."""
-    return Stage(int(rng.integers(BANK)), rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1, 2), rng.uniform(0.75, 1.1, 3),
+    return Stage(int(rng.integers(BANK)), rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1, 2), rng.uniform(0.86, 1.06, 3),
                  rng.uniform([0.45, 0.40], [0.95, 0.75]), int(rng.integers(BANK)), rng.uniform(0.3, 1.0), rng.uniform(0.5, 5.0),
                  rng.uniform(0.25, 1.0), rng.uniform(1.3, 3.0))
 
@@ -63,7 +63,7 @@ def _field(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
 
 def _two(rng: np.random.Generator, share: np.ndarray, apart: float = 60) -> np.ndarray:
     """Two random colours mixed by `share` (768,768)."""
-    first = np.clip(rng.uniform(40, 225) + rng.normal(0, 22, 3), 15, 245)
+    first = np.clip(rng.uniform(40, 225) + rng.normal(0, 18, 3), 15, 245)
     second = np.clip(first + rng.normal(0, 1, 3) * 12 + rng.choice([-1, 1]) * rng.uniform(0.3, 1) * apart, 10, 250)
     return first + (second - first) * share[..., None].astype(np.float32)
 

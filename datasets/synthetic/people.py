@@ -129,8 +129,8 @@ class Arm:
 
 def make_arm(side: Side, scale: float, rng: np.random.Generator) -> Arm:
     """Bare at first, then (mostly) a sleeve; `scale` 1 = a hand of 187 mm."""
-    at = np.array([0.010, 0.024, 0.040, 0.060, 0.095, 0.14, 0.20, 0.27, 0.36]) * scale
-    width = np.array([0.98, 0.97, 0.98, 1.0, 1.08, 1.2, 1.32, 1.4, 1.4])
+    at = np.array([0.010, 0.024, 0.040, 0.060, 0.095, 0.14, 0.22, 0.35, 0.62]) * scale
+    width = np.array([0.98, 0.97, 0.98, 1.0, 1.08, 1.2, 1.34, 1.44, 1.6])
     sleeve = rng.choice([rng.uniform(0.012, 0.05), rng.uniform(0.05, 0.2), 9.0], p=[0.35, 0.35, 0.3]) * scale
     if sleeve < at[-1]:
         skin, loose = np.interp([sleeve - 0.001, sleeve], at, width) * [1.0, rng.uniform(1.12, 1.3)]
