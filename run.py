@@ -26,9 +26,17 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for a wrong command line."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message}; see python run.py --help", file=sys.stderr)
+        sys.exit(2)
+
+
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The command line; wrong ones end with exit code 2 by argparse itself."""
-    parser = argparse.ArgumentParser(prog="run.py", description="Train, evaluate and personalise 3D hand mesh estimators.")
+    parser = Parser(prog="run.py", description="Train, evaluate and personalise 3D hand mesh estimators.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -39,7 +47,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),
                                  help="mano only: what to do to the left hand's shape directions")
         else:
-            command.add_argument("option_file", help="options/*.yaml", nargs="?" if name == "check" else None)
+            command.add_argument("option_file", nargs="?" if name == "check" else None, help="options/*.yaml")
             command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
     return parser.parse_args(argv)
 
@@ -113,10 +121,12 @@ def report(options) -> None:
     _say(f"{folder / 'report.html'} written")
 
 
-def check(options) -> None:
+def check(options) -> int:
     from src.check import check as run_check
 
-    _say(run_check(options))
+    text, good = run_check(options)
+    _say(text)
+    return 0 if good else 2
 
 
 def convert(args) -> None:
@@ -129,6 +139,13 @@ def convert(args) -> None:
 
         convert_checkpoint(args.what, args.file, args.out)
     _say(f"{args.out} written")
+
+
+def _options(args):
+    from options.load import load
+    from options.schema import Options
+
+    return load(args.option_file, args.overrides) if args.option_file else Options()
 
 
 def _hands(options) -> dict:
@@ -206,9 +223,7 @@ def main(argv: list[str]) -> int:
         if args.command == "convert":
             convert(args)
         else:
-            from options.load import load
-
-            return globals()[args.command](load(args.option_file, args.overrides)) or 0
+            return globals()[args.command](_options(args)) or 0
     except InputError as error:
         print(f"run.py {args.command}: {error}", file=sys.stderr)
         return 2
