@@ -4,6 +4,7 @@ The thread suits machines with few cores: image decoders release Python's lock, 
 processes are started once for the whole run. What goes wrong in a worker comes back as one line: an InputError travels as a value
 (a loader would bury it in a traceback), and a worker that was killed becomes an InputError.
 """
+import contextlib
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from utils.errors import InputError
 
 Raw = dict[str, Tensor]
 AHEAD = 3  # stacks that the thread decodes ahead
+RESUMES = "lower train.workers or train.batch and run again: the run goes on from its last checkpoint"
 
 
 class _Stacks(Dataset):
@@ -33,16 +35,34 @@ class _Stacks(Dataset):
             return error
 
 
-def stacks(source: Source, asked: Iterable[list[Key]], *, workers: int = 0, pinned: bool = False) -> Iterator[Raw]:
+def stacks(source: Source, asked: Iterable[list[Key]], *, workers: int = 0, pinned: bool = False,
+           remedy: str = RESUMES) -> Iterator[Raw]:
     """Collated samples for each list of keys, in order, on the CPU (in pinned memory where `pinned`).
 
-    Raises InputError: a sample that cannot be read (the source's own line), a worker process that died.
+    remedy: what to do about a worker that died. Raises InputError: a sample that cannot be read (the source's own line), a
+    worker process that died.
     """
-    found = _by_processes(source, asked, workers, pinned) if workers else _by_thread(source, asked, pinned)
-    for stack in found:
-        if isinstance(stack, InputError):
-            raise stack
-        yield stack
+    found = _by_processes(source, asked, workers, pinned, remedy) if workers else _by_thread(source, asked, pinned)
+    with contextlib.closing(found):
+        for stack in found:
+            if isinstance(stack, InputError):
+                raise stack
+            yield stack
+
+
+@contextlib.contextmanager
+def worker_deaths(remedy: str = RESUMES) -> Iterator[None]:
+    """Turns the death of a worker process into an InputError. Torch raises it from a signal handler, wherever the program is just
+    then: so this belongs around the whole loop that uses `stacks`."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while it handed a stack over
+        text = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError) and not text.startswith("DataLoader worker (pid"):
+            raise
+        if text.startswith("Caught "):  # an error that the worker itself raised
+            raise
+        raise InputError(f"a process that decodes images died ({text.splitlines()[0]}); out of memory? {remedy}") from error
 
 
 def _by_thread(source: Source, asked: Iterable[list[Key]], pinned: bool) -> Iterator[Raw | InputError]:
@@ -63,16 +83,16 @@ def _by_thread(source: Source, asked: Iterable[list[Key]], pinned: bool) -> Iter
             thread.shutdown(cancel_futures=True)
 
 
-def _by_processes(source: Source, asked: Iterable[list[Key]], workers: int, pinned: bool) -> Iterator[Raw | InputError]:
+def _by_processes(source: Source, asked: Iterable[list[Key]], workers: int, pinned: bool, remedy: str,
+                  ) -> Iterator[Raw | InputError]:
     loader = DataLoader(_Stacks(source), batch_size=None, sampler=asked, num_workers=workers, pin_memory=pinned,
                         collate_fn=_as_is, worker_init_fn=_leave_signals_to_parent, prefetch_factor=2)
+    iterator = iter(loader)
     try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(f"a process that decodes images died ({str(error).splitlines()[0]}); out of memory? lower "
-                         "train.workers or train.batch and run again: the run goes on from its last checkpoint") from error
+        with worker_deaths(remedy):
+            yield from iterator
+    finally:
+        iterator._shutdown_workers()  # a traceback may keep it alive, and at exit nothing else ends workers that ignore SIGTERM
 
 
 def _as_is(stack: Raw | InputError) -> Raw | InputError:

@@ -7,7 +7,7 @@ Seed: the original's exports dropped the last, partial batch (up to 31 frames) a
 dataset class; here every frame is kept and the shapes are an argument.
 """
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,18 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
+from src.loader import stacks, worker_deaths
 from src.method import Method
+from src.numerics import autocast_type, in_float32
+from src.validate import spread
 from utils.batch import Batch, Prediction, Source, stack_to
 from utils.errors import InputError
 from utils.predictions import PredictionsWriter
 from utils.strict import Strict
 
+REMEDY = "lower test.workers or test.batch and run again; nothing was written"
 Identities = Mapping[int, np.ndarray] | Callable[[int], np.ndarray]
 
 
@@ -39,10 +42,10 @@ class TestOptions(Strict):
     identity: str | list[str] | None = Field(
         None, description="what an identity-aware method is told: null or truth = the true shape; else a folder of identity "
                           "files, or a list of such files")
-    tag: str = Field("test", min_length=1, pattern=r"^[\w.-]+$", description="results go to out/<name>/<tag>")
+    tag: str = Field("test", min_length=1, pattern=r"^\w[\w.-]*$", description="results go to out/<name>/<tag>")
     batch: int = Field(64, ge=1)
-    workers: int = Field(4, ge=0, description="processes that decode images; 0 = in this one")
-    autocast: Literal["off", "bf16"] = Field("off", description="bf16: the network in bfloat16, the hand model in float32")
+    workers: int = Field(0, ge=0, description="processes that decode images; 0 = a thread beside the loop (best on few cores)")
+    amp: Literal["off", "bf16", "auto"] = Field("off", description="bfloat16 network; auto = where the device computes in it")
     official_text: bool = Field(True, description="also write the dataset's official result file, where it has one")
     report: bool = Field(True, description="also write report.html")
     pictures: int = Field(9, ge=0, le=60, description="samples drawn in the report: a third each of best, median and worst")
@@ -50,8 +53,8 @@ class TestOptions(Strict):
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
-def predict(method: Method, source: Source, path: str | Path, *, device: torch.device, batch: int = 64, workers: int = 4,
-            identities: Identities | None = None, frames: int | None = None, autocast: Literal["off", "bf16"] = "off",
+def predict(method: Method, source: Source, path: str | Path, *, device: torch.device, batch: int = 64, workers: int = 0,
+            identities: Identities | None = None, frames: int | None = None, amp: Literal["off", "bf16", "auto"] = "off",
             meta: Mapping[str, Any] | None = None) -> None:
     """Predict every frame of `source` and write the predictions file `path`, whole or not at all.
 
@@ -64,73 +67,27 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     if identities is not None and not told:
         raise InputError("test.identity: this method is never told a shape; leave test.identity out, or test an identity-aware "
                          "method")
-    rows = chosen_rows(len(source), frames)
+    rows = spread(len(source), frames or 0)
+    asked = [[(0, row) for row in rows[i:i + batch]] for i in range(0, len(rows), batch)]
+    if not rows:
+        raise InputError("test.split: the split holds no frame; choose another one, or prepare the dataset again")
     known = {"dataset": dict(source.protocol()), **(meta or {})}
     known["told"] = ("identities" if identities is not None else "truth") if told else "nothing"
-    was_training = method.training
+    narrow, was_training = autocast_type(amp, device), method.training
     method.to(device).eval()
     try:
-        with torch.inference_mode(), PredictionsWriter(path, known) as writer:
-            for raw in tqdm(_loader(source, rows, batch, workers, device), desc="predict", unit="batch", disable=None):
+        found = stacks(source, asked, workers=workers, pinned=device.type == "cuda", remedy=REMEDY)
+        with worker_deaths(REMEDY), contextlib.closing(found), torch.inference_mode(), PredictionsWriter(path, known) as writer:
+            for raw in tqdm(found, desc="predict", unit="batch", total=len(asked), disable=None):
                 samples = source.batch(stack_to(raw, device))
                 if told:
                     samples = replace(samples, identity=_told(samples, identities))
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bf16"):
+                with torch.autocast(device.type, narrow, enabled=narrow is not None):
                     out = method(samples)
-                answer = method.decode(_float32(out), samples)
+                answer = method.decode(in_float32(out), samples)
                 _append(writer, source, samples, answer)
     finally:
         method.train(was_training)
-
-
-def chosen_rows(count: int, frames: int | None) -> list[int]:
-    """All rows 0..count-1, or `frames` of them, evenly spread (first and last included)."""
-    if frames is None or frames >= count:
-        return list(range(count))
-    return np.unique(np.linspace(0, count - 1, frames).round().astype(int)).tolist()
-
-
-class _Rows(Dataset):
-    """The source for worker processes. An InputError travels as a value: the loader would bury its line in a traceback."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray] | InputError:
-        try:
-            return self.source[key]
-        except InputError as error:
-            return error
-
-
-def _collate(samples: Sequence[dict[str, np.ndarray] | InputError]) -> dict[str, Tensor] | InputError:
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-    return default_collate(list(samples))
-
-
-def _loader(source: Source, rows: Sequence[int], batch: int, workers: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Collated samples in order, the last batch partial."""
-    keys = [(0, row) for row in rows]
-    loader = DataLoader(_Rows(source), batch, sampler=keys, num_workers=min(workers, -(-len(keys) // batch)), collate_fn=_collate,
-                        pin_memory=device.type == "cuda", drop_last=False)
-    with _killed_worker():
-        for raw in loader:
-            if isinstance(raw, InputError):
-                raise raw
-            yield raw
-
-
-@contextlib.contextmanager
-def _killed_worker() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(f"a process that decodes images died ({str(error).splitlines()[0]}); out of memory? use fewer "
-                         "test.workers or a smaller test.batch and run again; nothing was written") from error
 
 
 def _told(samples: Batch, identities: Identities | None) -> Tensor:
@@ -149,20 +106,6 @@ def _told(samples: Batch, identities: Identities | None) -> Tensor:
             raise InputError(f"test.identity: no identity of subject {subject}{have}; calibrate that subject too") from error
         shapes.append(np.asarray(shape, dtype=np.float32))
     return torch.from_numpy(np.stack(shapes)).to(samples.image.device)
-
-
-def _float32(out: Any) -> Any:
-    """The method's named tuple with every floating tensor in float32 (what decode, with the hand model, runs in)."""
-    if isinstance(out, Tensor):
-        return out.float() if out.is_floating_point() else out
-    if isinstance(out, tuple):
-        parts = [_float32(part) for part in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else tuple(parts)
-    if isinstance(out, list):
-        return [_float32(part) for part in out]
-    if isinstance(out, dict):
-        return {key: _float32(part) for key, part in out.items()}
-    return out
 
 
 def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: Prediction) -> None:

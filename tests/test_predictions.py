@@ -105,7 +105,7 @@ def test_failing_block_leaves_nothing_and_keeps_the_old_file(tmp_path):
 
 def test_killed_writer_leaves_nothing(tmp_path):
     """SIGKILL between two appends: the folder is empty afterwards."""
-    code = ("import sys, numpy as np, tests.test_predictions as t\n"
+    code = ("import sys; sys.path.insert(0, 'tests'); import test_predictions as t\n"
             "w = t.PredictionsWriter(sys.argv[1], t.META)\n"
             "w.append(name=['x'] * 64, **t.columns_of(64))\n"
             "print('ready', flush=True); sys.stdin.read()")

@@ -1,12 +1,12 @@
 """The predictions file: what `test` writes and what score, calibrate, refine, export and the report read.
 
-One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta` (json text, which also holds `rows` and the `index_hash` of the frames).
-`numpy.load(path, allow_pickle=False)` opens it anywhere; there are no object arrays. Units are metres and pixels, axes those of
-utils/batch.py: pred_verts and pred_joints are relative to the prediction's own wrist, true_* are absolute in the camera, and
-every row is a right hand (`mirrored` rows were left hands). A label that a row lacks is NaN; a column that no row has is left
-out. The writer's memory is bounded whatever n is: rows go to one unnamed temporary file per column beside the target, which
-the system reclaims even after SIGKILL; `close` joins them and renames. The reader maps the columns, it does not load them.
-
+One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta`, json text
+that also holds `rows` and the `index_hash` of the frames. `numpy.load(path, allow_pickle=False)` opens it anywhere; there are no
+object arrays. Units are metres and pixels, axes those of utils/batch.py: pred_verts and pred_joints are relative to the
+prediction's own wrist, true_* are absolute in the camera, and every row is a right hand (`mirrored` rows were left hands). A
+label that a row lacks is NaN; a column that no row has is left out. The writer's memory is bounded whatever n is: rows go to one
+unnamed temporary file per column beside the target, which the system reclaims even after SIGKILL; `close` joins them and
+renames. The reader maps the columns, it does not load them.
 Seed: the original pickled whole lists, and dropped the last, partial batch; here every row is kept.
 """
 import hashlib
