@@ -4,57 +4,21 @@
 The one place where a method (src/) and a dataset (datasets/) are joined. Heavy imports happen inside the commands, so
 that --help answers at once. Exit codes: 0 done, 2 wrong input (one line on stderr), 1 our bug (a traceback).
 """
-import argparse
 import errno
 import logging
 import os
 import sys
 from pathlib import Path
 
+from options.arguments import arguments
 from utils.errors import InputError
-
-COMMANDS = {
-    "synth": "write a synthetic dataset in a real dataset's on-disk layout",
-    "prepare": "index a dataset, cut its crops once, report counts and why each frame was left out",
-    "train": "train; resumes by itself where the run folder holds an unfinished run of the same options",
-    "test": "predict a split -> one predictions file; score it; write scores.json and report.html",
-    "calibrate": "predictions of a subject's images -> that subject's identity file",
-    "demo": "image or folder -> overlay, mesh (PLY), numbers (JSON); with an identity file if given",
-    "report": "one page, one table and summary.json from the scores of several tests",
-    "convert": "a published checkpoint, or MANO's pickle, -> this project's files",
-    "check": "is everything in place? versions, device, hand model, dataset files; each miss with its remedy",
-}
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one line for a wrong command line."""
-
-    def error(self, message: str):
-        print(f"{self.prog}: {message}; see python run.py --help", file=sys.stderr)
-        sys.exit(2)
-
-
-def arguments(argv: list[str]) -> argparse.Namespace:
-    """The command line; wrong ones end with exit code 2 by argparse itself."""
-    parser = Parser(prog="run.py", description="Train, evaluate and personalise 3D hand mesh estimators.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        if name == "convert":
-            command.add_argument("what", help="mano, idhand_baseline, idhand_given or idhand_conf")
-            command.add_argument("file", type=Path)
-            command.add_argument("--out", type=Path, required=True)
-            command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),
-                                 help="mano only: what to do to the left hand's shape directions")
-        else:
-            command.add_argument("option_file", nargs="?" if name == "check" else None, help="options/*.yaml")
-            command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
-    return parser.parse_args(argv)
 
 
 def synth(options) -> None:
     module = _section(options, "synth", "datasets.synthetic")
-    _say(module.write(options.synth, *_hands(options).values()))
+    hands = _hands(options)
+    done = module.write(options.synth, hands["right"], hands.get("left"))
+    _say(f"{done['sequences']} sequences, {done['written']} of them now ({done['pictures']} pictures) -> {options.synth.out}")
 
 
 def prepare(options) -> None:
@@ -162,9 +126,7 @@ def _hands(options) -> dict:
 
 def _method(options):
     module = _section(options, "method", "src")
-    from utils.hand import HandModel
-
-    return module.build(options.method, HandModel.load(options.hand))
+    return module.build(options.method, _hands(options)["right"])
 
 
 def _trained(options, checkpoint: str | None):

@@ -51,7 +51,7 @@ class Options(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's own choice")
     hand: str = Field("template/free_hand_right.npz", description="right hand: .npz of this project or MANO_RIGHT.pkl")
-    hand_left: str | None = Field(None, description="left hand, where labels of left hands are read; null = the right file's sibling")
+    hand_left: str | None = Field(None, description="left hand, for labels of left hands; null = the right file's sibling")
     method: Annotated[SerializeAsAny[Strict] | None, _named("src")] = None
     dataset: Annotated[SerializeAsAny[Strict] | None, _named("datasets")] = None
     synth: Annotated[SerializeAsAny[Strict] | None, _named("datasets.synthetic")] = None
