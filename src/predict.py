@@ -67,7 +67,7 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     if identities is not None and not told:
         raise InputError("test.identity: this method is never told a shape; leave test.identity out, or test an identity-aware "
                          "method")
-    rows = spread(len(source), frames or 0)
+    rows = chosen_rows(len(source), frames)
     asked = [[(0, row) for row in rows[i:i + batch]] for i in range(0, len(rows), batch)]
     if not rows:
         raise InputError("test.split: the split holds no frame; choose another one, or prepare the dataset again")
@@ -88,6 +88,11 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 _append(writer, source, samples, answer)
     finally:
         method.train(was_training)
+
+
+def chosen_rows(count: int, frames: int | None) -> list[int]:
+    """The rows that `predict` takes: all of 0..count-1, or `frames` of them, evenly spread."""
+    return spread(count, frames or 0)
 
 
 def _told(samples: Batch, identities: Identities | None) -> Tensor:
