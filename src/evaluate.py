@@ -34,7 +34,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     for name, shapes in sets.items():
         place = folder / name if name else folder
         predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
-                identities=shapes, frames=options.frames, autocast=options.autocast,
+                identities=shapes, frames=options.frames, amp=options.amp,
                 meta={**meta, "identity": options.identity or "truth"})
         predictions = read_predictions(place / "predictions.npz")
         scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
