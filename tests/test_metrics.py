@@ -96,7 +96,7 @@ def test_f_score_threshold_is_strict_and_decided_in_float64():
 
 def test_auc_per_sample_averages_to_the_curve_s_area():
     """mean(auc_from_index) is the trapezoid area of the pooled PCK curve; errors on a threshold count as within it."""
-    thresholds = metrics.thresholds_of(0, 50)
+    thresholds = metrics.thresholds_of(0.0, 50.0)
     errors = np.abs(np.random.default_rng(0).normal(size=(30, 21))) * 30
     errors[0, :3], errors[1, :2] = (0.0, thresholds[7], 50.0), (1e-12, 50.1)
     index = metrics.first_threshold(errors, thresholds)
@@ -104,9 +104,9 @@ def test_auc_per_sample_averages_to_the_curve_s_area():
     np.testing.assert_array_equal(pck, [(errors <= t).mean() for t in thresholds])
     expected = np.trapezoid(pck, thresholds) / 50
     assert abs(metrics.auc_from_index(index, metrics.STEPS).mean() - expected) < 1e-12
-    assert abs(metrics.measures(errors, 0, 50).auc - expected) < 1e-12
-    assert metrics.measures(np.zeros((2, 3)), 0, 50).auc == 1.0
-    assert abs(metrics.measures(np.full((2, 3), 1e-9), 0, 50).auc - (1 - 0.5 / 99)) < 1e-12
+    assert abs(metrics.measures(errors, 0.0, 50.0).auc - expected) < 1e-12
+    assert metrics.measures(np.zeros((2, 3)), 0.0, 50.0).auc == 1.0
+    assert abs(metrics.measures(np.full((2, 3), 1e-9), 0.0, 50.0).auc - (1 - 0.5 / 99)) < 1e-12
 
 
 def test_intervals_are_calibrated_and_repeat():

@@ -135,6 +135,23 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_real_refusal_of_the_system_is_one_line_too(tmp_path):
+    """A process that may write no file beyond 1 MB: the append, or the close, ends in the one line and leaves nothing."""
+    code = ("import sys, resource; sys.path.insert(0, 'tests'); import test_predictions as t\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+            "try:\n"
+            "    with t.PredictionsWriter(sys.argv[1], t.META) as writer:\n"
+            "        for _ in range(int(sys.argv[2])):\n"
+            "            writer.append(name=['x'] * 64, **t.columns_of(64))\n"
+            "except t.InputError as error:\n"
+            "    print(error)\n")
+    for batches in ("4", "1"):  # 2.4 MB of vertices: refused in append; 0.6 MB a column, 1.3 MB in all: refused in close
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.npz"), batches], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == (f"{tmp_path}/p.npz: cannot be written (File too large); free space or name another place and run "
+                               "again; nothing was left there\n"), done.stderr
+        assert os.listdir(tmp_path) == []
+
+
 def test_broken_files_get_one_line(tmp_path):
     """Absent, other kind, cut short at many places, other npz, other version, missing column, pickled objects: each its line."""
     path = tmp_path / "p.npz"

@@ -141,11 +141,11 @@ def test_rows_without_official_number_are_not_written(tmp_path):
 
 
 def test_protocol_line_names_what_matters(tmp_path):
-    """Split, frames, people, hands, root, crop, alignment, what was told, and the hash of the frames."""
+    """Split, frames, people, hands, root, crop, alignment, and the hash of the frames; the same for what is comparable."""
     write_file(tmp_path / "p.npz", toy_hand(), rows=7, told=True)
     predictions = read_predictions(tmp_path / "p.npz")
     predictions.meta["dataset"] |= {"crop": "square, 1.3 x the joints' box, 64 px", "frames_hash": {"left out": "not short"}}
     assert protocol_line(predictions) == (
         "dex_ycb s1/test · 7 frames of 3 people · 4 right and 3 left hands (mirrored) · root: wrist joint · "
         "crop: square, 1.3 x the joints' box, 64 px · alignment: wrist joint, or Procrustes without reflection (PA) · "
-        f"shape told to the method: truth · index {predictions.meta['index_hash']}")
+        f"index {predictions.meta['index_hash']}")

@@ -10,7 +10,7 @@ from utils.errors import InputError
 from utils.hand import HandModel
 from utils.joints import T21_FROM_H21, TIPS
 from utils.predictions import read_predictions
-from utils.results import compare, read_scores, results_table, write_readme_table, write_scores
+from utils.results import compare, read_scores, results_table, told, write_readme_table, write_scores
 from utils.score import METRICS, Scores, score
 
 
@@ -66,11 +66,15 @@ def test_summary_is_the_mean_of_the_samples(scored):
     table = scores.summary["by_subject"]
     assert [table[s]["n"] for s in ("0", "1", "2")] == [4, 4, 4]
     assert abs(table["1"]["mpvpe_mm"] - scores.samples["mpvpe_mm"][scores.subject == 1].mean()) < 1e-12
+    official = scores.summary["official"]
+    assert set(official) == {"absolute", "root_relative", "procrustes"}
+    assert abs(official["root_relative"]["mean_mm"] - scores.samples["mpjpe_mm"].mean()) < 1e-3
+    assert official["procrustes"]["mean_mm"] <= scores.samples["pa_mpjpe_mm"].mean() * 1.2  # another objective, near it
     by_joint = scores.summary["by_joint"]
     assert by_joint["mpjpe_mm"][0] < 1e-4 and abs(np.mean(by_joint["mpjpe_mm"]) - scores.samples["mpjpe_mm"].mean()) < 1e-9
     curve = np.array(scores.summary["curves"]["joints"])
     assert abs(np.trapezoid(curve) / 99 - scores.samples["auc_joints"].mean()) < 1e-12
-    for part in ("s1/test", "12 frames of 3 people", "6 right and 6 left hands (mirrored)", "shape told to the method: nothing"):
+    for part in ("s1/test", "12 frames of 3 people", "6 right and 6 left hands (mirrored)"):
         assert part in scores.summary["protocol_line"]
 
 
@@ -111,12 +115,13 @@ def test_what_cannot_be_scored_is_left_out_or_refused(hand, tmp_path):
 
 
 def test_told_shape_is_the_shape_used(hand, tmp_path):
-    """For a method that is told a shape, shape error and MANO frame follow the identity column."""
+    """For a method that is told a shape, shape error and MANO frame follow the identity column, and the table says so."""
     arrays = write_file(tmp_path / "p.npz", hand, told=True)
     scores = score(read_predictions(tmp_path / "p.npz"), hand, bootstrap=100)
     expected = np.abs(arrays["identity"] - arrays["true_shape"]).mean(1)
     np.testing.assert_allclose(scores.samples["shape_error"], expected, atol=1e-6)
-    assert "shape told to the method: truth" in scores.summary["protocol_line"]
+    table = results_table([("a", scores.summary)])
+    assert told(scores.summary) == "truth" and "Shape told to the method: a: truth." in table
 
 
 def test_scores_on_disk_compared_and_tabled(scored, hand, tmp_path):

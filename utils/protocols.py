@@ -154,17 +154,17 @@ def score_dexycb_text(
 
 
 def protocol_line(predictions: Predictions, alignment: str = "wrist joint, or Procrustes without reflection (PA)") -> str:
-    """By what protocol: split, frames, people, hands, root joint, crop, alignment, what the method was told, index hash."""
+    """By what protocol: split, frames, people, hands, root joint, crop, alignment, index hash; equal for comparable runs."""
     known: dict[str, Any] = dict(predictions.meta.get("dataset") or {})
     number, people = len(predictions), len(np.unique(predictions["subject"]))
     mirrored = int(np.asarray(predictions["mirrored"]).sum())
     sides = "right hands" if not mirrored else f"{number - mirrored} right and {mirrored} left hands (mirrored)"
     head = " ".join(str(known.pop(key)) for key in ("name", "dataset", "split") if known.get(key)) or "unnamed split"
-    parts = [head, f"{number} frames of {people} {'person' if people == 1 else 'people'}", str(known.pop("hands", sides))]
+    parts = [head, f"{number:,} frames of {people} {'person' if people == 1 else 'people'}", sides]
     parts.append(f"root: {known.pop('root', known.pop('root_joint', 'wrist joint'))}")
+    known.pop("hands", None)  # those of the whole split: the frames here are counted above
     parts += [f"{key.replace('_', ' ')}: {known[key]}" for key in sorted(known) if _short(known[key])]
     parts.append(f"alignment: {alignment}")
-    parts.append(f"shape told to the method: {predictions.meta.get('told', 'unknown')}")
     parts.append(f"index {predictions.meta.get('index_hash') or index_hash(predictions['name'].tolist())}")
     return " · ".join(parts)
 

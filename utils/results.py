@@ -88,9 +88,16 @@ def results_table(
         protocols.setdefault(summary["protocol_line"], []).append(label)
     notes = [f"{', '.join(labels)}: {line}" if len(protocols) > 1 else line for line, labels in protocols.items()]
     people = {len(summary["subjects"]) for _, summary in runs}
+    if any(told(summary) != "nothing" for _, summary in runs):
+        notes.append("Shape told to the method: " + ", ".join(f"{label}: {told(summary)}" for label, summary in runs) + ".")
     notes.append(f"Brackets: 95 % bootstrap interval by person and frame ({' or '.join(map(str, sorted(people)))} people).")
     gap = "  \n" if form == "markdown" else "\n"
     return "\n".join(lines) + "\n\n" + gap.join(notes) + "\n"
+
+
+def told(summary: dict) -> str:
+    """What shape the method was told: nothing, truth, or identities."""
+    return str(summary.get("meta", {}).get("told", "unknown"))
 
 
 def cell(summary: dict, key: str) -> str:

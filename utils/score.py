@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.hand import HandModel
 from utils.joints import T21_FROM_H21, T21_NAMES, TIPS
 from utils.predictions import Predictions
-from utils.protocols import protocol_line
+from utils.protocols import dexycb_from_predictions, protocol_line
 
 FORMAT, VERSION = "hand-scores", 1
 CHUNK = 128  # samples at a time and thread: their arrays stay in the cache, and memory does not grow with n
@@ -54,9 +54,9 @@ METRICS = {
     "f15": Metric("", False, "F@15", "F-score of the vertices at 15 mm, wrists aligned"),
     "pa_f5": Metric("", False, "PA-F@5", "F-score at 5 mm, Procrustes-aligned"),
     "pa_f15": Metric("", False, "PA-F@15", "F-score at 15 mm, Procrustes-aligned"),
-    "seed_root_relative_mpjpe_mm": Metric("mm", True, "seed RR-MPJPE", "the original's root_relative_mpjpe: regressed joints"),
-    "seed_root_relative_mpvpe_mm": Metric("mm", True, "seed RR-MPVPE", "the original's root_relative_mpvpe: regressed wrists"),
-    "seed_mpvpe_mm": Metric("mm", True, "seed MPVPE", "the original's mpvpe: in the frame of the MANO translation"),
+    "seed_root_relative_mpjpe_mm": Metric("mm", True, "orig. RR-MPJPE", "the original's root_relative_mpjpe: regressed joints"),
+    "seed_root_relative_mpvpe_mm": Metric("mm", True, "orig. RR-MPVPE", "the original's root_relative_mpvpe: regressed wrists"),
+    "seed_mpvpe_mm": Metric("mm", True, "orig. MPVPE", "the original's mpvpe: in the frame of the MANO translation"),
     "shape_error": Metric("", True, "shape", "mean absolute error of the ten shape coefficients used"),
     "rest_mesh_mm": Metric("mm", True, "rest mesh", "mean vertex error of the flat hand of the shape used, wrists aligned"),
     "root_mm": Metric("mm", True, "root", "distance of the predicted wrist to the true one in the camera"),
@@ -125,7 +125,8 @@ def score(predictions: Predictions, hand: HandModel | None, *, bootstrap: int = 
         "metrics": _metrics_table(samples, subject, bootstrap, seed), "bootstrap": {"draws": bootstrap, "seed": seed},
         "by_subject": _by_subject(samples, subject),
         "by_joint": {"joints": list(T21_NAMES), **{k: np.nanmean(v, 0).tolist() for k, v in joint_errors.items()}},
-        "curves": {"thresholds_mm": metrics.thresholds_of(0, MAX_MM).tolist(), **_curves(pieces)},
+        "official": _official(predictions),
+        "curves": {"thresholds_mm": metrics.thresholds_of(0.0, MAX_MM).tolist(), **_curves(pieces)},
     }
     return Scores(summary, samples, joint_errors["mpjpe_mm"], np.asarray(predictions["name"]), subject)
 
@@ -166,7 +167,7 @@ def _keys(predictions: Predictions, body: Body | None) -> list[str]:
 
 def _errors(data: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Everything that needs no hand model, of labelled rows; millimetres."""
-    thresholds = metrics.thresholds_of(0, MAX_MM)
+    thresholds = metrics.thresholds_of(0.0, MAX_MM)
     samples, joint_errors, histograms = {}, {}, {}
     root = data["true_joints"][:, :1]
     for points, kind in (("joints", "mpjpe_mm"), ("verts", "mpvpe_mm")):
@@ -246,6 +247,13 @@ def _by_subject(samples: dict[str, np.ndarray], subject: np.ndarray) -> dict[str
         table[str(person)] = {"n": int(rows.sum())} | {
             key: float(np.nanmean(value[rows])) for key, value in samples.items() if np.isfinite(value[rows]).any()}
     return table
+
+
+def _official(predictions: Predictions) -> dict[str, dict[str, float]] | None:
+    """DexYCB's official numbers on these frames (reflections accepted), where the frames are numbered in its order."""
+    if "official_index" not in predictions:
+        return None
+    return {key: {"mean_mm": found.mean, "auc": found.auc} for key, found in dexycb_from_predictions(predictions).items()}
 
 
 def _curves(pieces: list[_Piece]) -> dict[str, list[float]]:
