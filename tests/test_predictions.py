@@ -146,7 +146,8 @@ def test_real_refusal_of_the_system_is_one_line_too(tmp_path):
             "except t.InputError as error:\n"
             "    print(error)\n")
     for batches in ("4", "1"):  # 2.4 MB of vertices: refused in append; 0.6 MB a column, 1.3 MB in all: refused in close
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.npz"), batches], cwd=ROOT, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, str(tmp_path / "p.npz"), batches]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.stdout == (f"{tmp_path}/p.npz: cannot be written (File too large); free space or name another place and run "
                                "again; nothing was left there\n"), done.stderr
         assert os.listdir(tmp_path) == []
