@@ -29,10 +29,12 @@ def prepare(options) -> None:
 def train(options) -> int:
     from options.load import dump
     from src.engine import train as run_training
+    from utils.device import choose_device
 
-    hands, method, device = _hands(options), _method(options), _device(options)
-    source = _reader(options, hands, method, options.train.split, train=not options.train.overfit)
-    val = _reader(options, hands, method, options.train.val_split, train=False) if options.train.val_split else None
+    hands, method, device = _hands(options), _method(options), choose_device(options.device, options.threads)
+    needs = method.needs | {"joints", "verts", "root"}  # validation compares joints and vertices
+    source = _reader(options, hands, options.train.split, train=not options.train.overfit, needs=needs)
+    val = _reader(options, hands, options.train.val_split, needs=needs) if options.train.val_split else None
     result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder,
                           options_text=dump(options), seed=options.seed, device=device, hand_info=_hand_info(hands["right"]),
                           method_name=options.method.name, val_source=val)
@@ -43,9 +45,10 @@ def train(options) -> int:
 
 def test(options) -> None:
     from src.evaluate import evaluate
+    from utils.device import choose_device
 
-    hands, (method, checkpoint), device = _hands(options), _trained(options, options.test.checkpoint), _device(options)
-    source = _reader(options, hands, method, options.test.split, train=False, everything=True)
+    hands, (method, checkpoint), device = _hands(options), _trained(options, options.test.checkpoint), choose_device(options.device, options.threads)
+    source = _reader(options, hands, options.test.split)
     meta = {"method": options.method.name, "run": options.name, "hand": _hand_info(hands["right"]), "checkpoint": str(checkpoint)}
     _say(evaluate(method, source, options.test, options.folder / options.test.tag, hand=hands["right"], device=device, meta=meta))
 
@@ -68,8 +71,9 @@ def calibrate(options) -> None:
 
 def demo(options) -> None:
     from src.demo import demo as run_demo
+    from utils.device import choose_device
 
-    (method, checkpoint), device = _trained(options, options.demo.checkpoint), _device(options)
+    (method, checkpoint), device = _trained(options, options.demo.checkpoint), choose_device(options.device, options.threads)
     folder = Path(options.demo.out) if options.demo.out else options.folder / "demo"
     done = run_demo(method, _hands(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
     _say(f"{done['pictures']} pictures, {done['hands']} hands -> {folder}")
@@ -81,7 +85,9 @@ def report(options) -> None:
     runs = gather(options.report)
     folder = Path(options.report.out) if options.report.out else options.folder
     _say(write_summary(options.report, folder, runs))
-    write_page(options.report, folder, runs)
+    hands = _hands(options)
+    reader = _reader(options, hands, options.test.split) if options.dataset else None
+    write_page(options.report, folder, runs, hands["right"], reader.picture if reader else None)
     _say(f"{folder / 'report.html'} written")
 
 
@@ -139,10 +145,9 @@ def _trained(options, checkpoint: str | None):
     return method, path
 
 
-def _reader(options, hands: dict, method, split: str, train: bool, everything: bool = False):
-    """A split of the dataset; `everything`: all labels that scoring reads, not just what the method needs."""
+def _reader(options, hands: dict, split: str, train: bool = False, needs: frozenset[str] | None = None):
+    """A split of the dataset. needs: the labels that somebody reads; None = all of them."""
     module = _section(options, "dataset", "datasets")
-    needs = None if everything else method.needs | {"joints", "verts", "root"}  # validation compares joints and vertices
     return module.open_reader(options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed,
                               hands=hands, needs=needs)
 
@@ -155,18 +160,6 @@ def _section(options, section: str, package: str):
     if chosen is None:
         raise InputError(f"this command needs a `{section}:` section in the option file; see options/ for examples")
     return importlib.import_module(f"{package}.{chosen.name}")
-
-
-def _device(options):
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    found = torch.cuda.is_available()
-    if options.device == "cuda" and not found:
-        raise InputError("option device=cuda: no CUDA device is visible to torch; use device=auto or device=cpu")
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", local) if found and options.device != "cpu" else torch.device("cpu")
 
 
 def _hand_info(hand) -> dict:

@@ -3,7 +3,7 @@
 What an identity-aware method is told is one *set* of shapes: the truth, a folder of identity files, or several draws of a
 calibration (`<folder>/draws`), each predicted and scored on its own.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from utils.batch import Source
 from utils.hand import HandModel
 from utils.predictions import read_predictions
 from utils.protocols import write_dexycb_text
+from utils.report import ReportRun, write_report
 from utils.results import results_table, write_scores
 from utils.score import score
-
-PictureOf = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 def evaluate(method: Method, source: Source, options: TestOptions, folder: Path, *, hand: HandModel, device: torch.device,
@@ -43,7 +42,9 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
             write_dexycb_text(predictions, place / "dexycb_results.txt")
         rows.append((str(place), scores.summary))
         if options.report and not name:
-            _write_page(place, scores, predictions, source, hand, options)
+            run = ReportRun(str(meta["run"]), scores, predictions)
+            write_report(place / "report.html", str(place), [run], hand=hand, picture_of=source.picture,
+                         pictures=options.pictures)
     return results_table(rows, "text")
 
 
@@ -57,7 +58,3 @@ def _identity_sets(options: TestOptions, hand: HandModel, source: Source) -> dic
     for name in sets:
         require_unscored(Path(spec) / name if name else spec, names)
     return sets
-
-
-def _write_page(place: Path, scores, predictions, source: Source, hand: HandModel, options: TestOptions) -> None:
-    raise SystemExit  # replaced below once the report is here

@@ -14,7 +14,11 @@ from pydantic import Field
 
 from utils.bootstrap import intervals
 from utils.errors import InputError
-from utils.files import require_file, write_json
+from utils.files import read_json, require_file, write_json
+from utils.hand import HandModel
+from utils.predictions import Predictions, read_predictions
+from utils.report import ReportRun, write_report
+from utils.report_pictures import PictureOf
 from utils.results import compare, read_scores, results_table, write_readme_table
 from utils.score import METRICS, Scores
 from utils.strict import Strict
@@ -32,6 +36,7 @@ class ReportOptions(Strict):
     curve: str | None = Field(None, description="curve.json of a calibration")
     stages: str | None = Field(None, description="text file of `stage seconds` lines")
     readme: str | None = Field(None, description="README whose results table is rewritten between its markers")
+    pictures: int = Field(9, ge=0, le=60, description="frames drawn, a third each of best, median and worst")
     bootstrap: int = Field(2000, ge=100)
 
 
@@ -135,6 +140,23 @@ def write_summary(options: ReportOptions, folder: Path, runs: dict[str, Scores])
     if options.readme is not None:
         write_readme_table(options.readme, results_table(labelled, "markdown"))
     return results_table(labelled, "text") + "\n" + "\n".join(comparison_lines(summary))
+
+
+def write_page(options: ReportOptions, folder: Path, runs: dict[str, Scores], hand: HandModel,
+               picture_of: PictureOf | None) -> None:
+    """Write report.html. picture_of: as utils.report.write_report; None = no overlays."""
+    columns = [ReportRun(label, scores, _predictions(options.runs[label])) for label, scores in runs.items()]
+    curve = read_json(options.curve, "run.py calibrate writes it") if options.curve else None
+    averaged = [f"{label}: each frame's error is the mean over {scores.summary['files_averaged']} draws of the calibration."
+                for label, scores in runs.items() if "files_averaged" in scores.summary]
+    write_report(folder / "report.html", options.title, columns, hand=hand, picture_of=picture_of, pictures=options.pictures,
+                 reference=options.reference, calibration=curve, notes=averaged + comparison_lines(summarise(options, runs)))
+
+
+def _predictions(patterns: Sequence[str]) -> Predictions:
+    """The predictions behind a run's (first) scores, which lie beside them."""
+    first = min(path for pattern in patterns for path in glob(pattern))
+    return read_predictions(Path(first).parent / "predictions.npz")
 
 
 def comparison_lines(summary: dict[str, Any]) -> list[str]:
