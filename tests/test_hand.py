@@ -1,6 +1,5 @@
 """The hand model: the mathematics that any such model must obey. (tests/test_hand_golden.py: the originals' numbers.)"""
 import copy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def test_leading_axes_broadcast(rotation_axes, shape_axes):
     hand = toy(F64)
     rotations, shape = random_inputs(*rotation_axes)[0], random_inputs(*shape_axes, seed=3)[1]
     if batch is None:
-        with pytest.raises(RuntimeError):
+        with pytest.raises((RuntimeError, TypeError)):
             hand(rotations, shape)
         return
     posed = hand(rotations, shape)
@@ -213,7 +212,7 @@ def test_joint_conventions(hand):
     assert torch.equal(regressed[:, 4::4], hand.joints(posed)[:, 4::4])
     assert torch.allclose(reorder(regressed, "M16", "T21"), hand.J_regressor @ posed.verts)
     for wrong in ({"tips": "openpose"}, {"kind": "marker"}, {"order": "T20"}):
-        with pytest.raises(KeyError):
+        with pytest.raises((KeyError, TypeError)):  # TypeError where signatures are checked (tests/conftest.py)
             hand.joints(posed, **wrong)
 
 
@@ -298,8 +297,10 @@ def test_precision():
     with pytest.raises(TypeError, match="float32 or float64"):
         toy(torch.float16)
     for rotations, shape in ((torch.eye(3), torch.zeros(10)), (torch.eye(3).expand(16, 3, 3), torch.zeros(9))):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises((ValueError, TypeError), match="expected|Expected"):
             toy()(rotations, shape)
+    with pytest.raises(ValueError, match=r"shape: expected \(\.\.\., 10\), found \(2, 9\)"):
+        toy().require(torch.zeros(2, 9), "shape", (10,))
 
 
 def test_autocast_leaves_the_hand_alone():
@@ -329,34 +330,3 @@ def test_moved():
     """Posed.moved adds the translation to vertices and joints alike."""
     posed = Posed(torch.zeros(2, 778, 3), torch.zeros(2, 16, 3)).moved(torch.tensor([[1.0, 2, 3], [0, 0, 0]]))
     assert posed.verts[0, 5].tolist() == posed.chain[0, 7].tolist() == [1, 2, 3] and not posed.verts[1].any()
-
-
-def test_annotations_hold():
-    """With jaxtyping's import hook the shapes written in the signatures are those that pass, and a wrong one is caught."""
-    code = """
-import sys
-from jaxtyping import TypeCheckError, install_import_hook
-with install_import_hook(["utils.rotation", "utils.camera", "utils.hand"], "beartype.beartype"):
-    from utils import camera, hand, rotation
-import torch
-from utils.mano_file import SHAPES, HandArrays
-sys.path.insert(0, "tests/goldens")
-from toy_mano import toy_mano
-toy = toy_mano(0)
-model = hand.HandModel(HandArrays(**{key: toy[key] for key in SHAPES}))
-rotations = model.rotations_from_pose(torch.randn(3, 1, 48), pca=True, flat_mean=False)
-posed = model(rotations, torch.randn(2, 10)).moved(torch.randn(3, 1, 3))
-model.pca_from_axis_angle(model.axis_angle_from_pca(torch.randn(4, 6)))
-uv = camera.project(model.joints(posed, kind="regressed") + torch.tensor([0, 0, 1.0]), torch.eye(3))
-crop = camera.crop_matrix(torch.rand(5, 2), torch.rand(5) + 1, 64, 0.1)
-camera.transform_uv(camera.K_of_mirror(camera.K_of_crop(torch.eye(3), crop, 0.1), 64), uv[0, :1])
-rotation.geodesic(rotation.matrix_from_quaternion(rotation.quaternion_from_matrix(rotations)), torch.eye(3))
-rotation.rows6d_from_matrix(rotation.matrix_from_axis_angle(rotation.axis_angle_from_matrix(rotations)))
-hand.mirror_axis_angle(torch.randn(2, 45)), hand.mirror_rotations(rotations), hand.mirror_points(posed.verts)
-try:
-    rotation.matrix_from_axis_angle(torch.zeros(4))
-except TypeCheckError:
-    print("caught")
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=FREE.parent.parent, capture_output=True, text=True)
-    assert done.stdout == "caught\n", done.stderr

@@ -9,7 +9,8 @@ import torch
 from utils.joints import TIPS
 from utils.rotation import axis_angle_from_matrix_seed, matrix_from_axis_angle, matrix_from_rows6d
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "goldens")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "goldens"))
 from fill import uniform
 from toy_hand import F64, error, toy
 
