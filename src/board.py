@@ -18,7 +18,7 @@ class Board:
         if active:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self._writer = SummaryWriter(str(folder / "board"), purge_step=step)
+            self._writer = SummaryWriter(str(folder / "board"), purge_step=step + 1)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """One point of each curve."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from src import checkpoint
 from src.board import Board
-from src.loader import stacks
+from src.loader import stacks, worker_deaths
 from src.method import Method
 from src.numerics import autocast_type, reproducible
 from src.objective import Objective, checked_weights
@@ -165,7 +165,7 @@ class _Loop:
         decoded = stacks(self.source, asked, workers=options.workers, pinned=self.device.type == "cuda")
         self.method.train()
         bar = tqdm(total=self.total, initial=self.step, unit="step", desc=self.folder.name, disable=None if world.first else True)
-        with contextlib.closing(decoded), bar:
+        with worker_deaths(), contextlib.closing(decoded), bar:
             while self.step < self.total:
                 settled = self._step(decoded, shares)
                 bar.update(1)

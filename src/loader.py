@@ -5,11 +5,13 @@ processes are started once for the whole run. What goes wrong in a worker comes 
 (a loader would bury it in a traceback), and a worker that was killed becomes an InputError.
 """
 import contextlib
+import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -86,20 +88,23 @@ def _by_thread(source: Source, asked: Iterable[list[Key]], pinned: bool) -> Iter
 def _by_processes(source: Source, asked: Iterable[list[Key]], workers: int, pinned: bool, remedy: str,
                   ) -> Iterator[Raw | InputError]:
     loader = DataLoader(_Stacks(source), batch_size=None, sampler=asked, num_workers=workers, pin_memory=pinned,
-                        collate_fn=_as_is, worker_init_fn=_leave_signals_to_parent, prefetch_factor=2)
+                        collate_fn=_as_is, worker_init_fn=_apart, prefetch_factor=2,
+                        generator=torch.Generator())  # or it would draw from torch's own numbers, amid a step
     iterator = iter(loader)
     try:
         with worker_deaths(remedy):
             yield from iterator
     finally:
-        iterator._shutdown_workers()  # a traceback may keep it alive, and at exit nothing else ends workers that ignore SIGTERM
+        iterator._shutdown_workers()  # a traceback may keep it alive
 
 
 def _as_is(stack: Raw | InputError) -> Raw | InputError:
     return stack
 
 
-def _leave_signals_to_parent(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides when the workers end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _apart(_: int) -> None:
+    """A group of its own and torch's default signals: Ctrl-C and a signal to the run's group end the run, and the run its workers
+    (which also end by themselves once it is gone)."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
