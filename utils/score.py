@@ -23,7 +23,7 @@ from utils.predictions import Predictions
 from utils.protocols import dexycb_from_predictions, protocol_line
 
 FORMAT, VERSION = "hand-scores", 1
-CHUNK = 128  # samples at a time and thread: their arrays stay in the cache, and memory does not grow with n
+CHUNK = 64  # samples at a time and thread: their arrays stay in the cache, and memory does not grow with n
 MAX_MM = 50.0
 F_MM = (5.0, 15.0)
 
