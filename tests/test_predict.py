@@ -54,9 +54,9 @@ class ToySource:
         move = (root - posed.chain[:, 0])[:, None]
         known = index != 3
         eye = torch.eye(3).expand(len(index), 3, 3)
-        return Batch(image, eye, eye, index % 3 == 0, index, subject, joints=self.hand.joints(posed) + move, verts=posed.verts + move,
-                     rotations=rotations, shape=shape if self.labelled else None, root=root, identity=shape + 1, has_joints=known,
-                     has_verts=known, has_shape=known)
+        joints, verts = self.hand.joints(posed) + move, posed.verts + move
+        return Batch(image, eye, eye, index % 3 == 0, index, subject, joints=joints, verts=verts, rotations=rotations, root=root,
+                     shape=shape if self.labelled else None, identity=shape + 1, has_joints=known, has_verts=known, has_shape=known)
 
     def sample_name(self, index: int) -> str:
         return f"toy/{index:03d}"
@@ -113,10 +113,12 @@ def test_every_frame_once_in_order(hand, tmp_path):
     """11 frames in batches of 4: all rows in the reader's order, the partial batch too, asked as (epoch 0, index)."""
     source, method = ToySource(hand), ToyMethod(hand, told=False)
     got = run(tmp_path, method, source, batch=4)
-    assert got["index"].tolist() == list(range(11)) == [index for _, index in source.asked] and {e for e, _ in source.asked} == {0}
-    assert got["name"].tolist() == [f"toy/{i:03d}" for i in range(11)] and got["official_index"].tolist() == list(range(0, 110, 10))
-    assert got["mirrored"].tolist() == [i % 3 == 0 for i in range(11)] and got["subject"].tolist() == [8 + i % 2 for i in range(11)]
-    assert got.meta["dataset"]["split"] == "test" and got.meta["told"] == "nothing" and got.meta["checkpoint"] == "out/toy/last.pt"
+    assert got["index"].tolist() == list(range(11)) and source.asked == [(0, index) for index in range(11)]
+    expected = {"name": [f"toy/{i:03d}" for i in range(11)], "official_index": list(range(0, 110, 10)),
+                "mirrored": [i % 3 == 0 for i in range(11)], "subject": [8 + i % 2 for i in range(11)]}
+    assert {key: got[key].tolist() for key in expected} == expected
+    assert got.meta["dataset"]["split"] == "test" and got.meta["told"] == "nothing"
+    assert got.meta["checkpoint"] == "out/toy/last.pt"
     assert "identity" not in got and "pred_root" not in got and "confidence" in got
 
 
