@@ -56,7 +56,8 @@ class ToySource:
         eye = torch.eye(3).expand(len(index), 3, 3)
         joints, verts = self.hand.joints(posed) + move, posed.verts + move
         return Batch(image, eye, eye, index % 3 == 0, index, subject, joints=joints, verts=verts, rotations=rotations, root=root,
-                     shape=shape if self.labelled else None, identity=shape + 1, has_joints=known, has_verts=known, has_shape=known)
+                     shape=shape if self.labelled else None, identity=shape + 1, has_joints=known, has_verts=known,
+                     has_shape=known)
 
     def sample_name(self, index: int) -> str:
         return f"toy/{index:03d}"
