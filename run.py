@@ -36,7 +36,7 @@ def train(options) -> int:
     source = _reader(options, hands, options.train.split, train=not options.train.overfit, needs=needs)
     val = _reader(options, hands, options.train.val_split, needs=needs) if options.train.val_split else None
     result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder,
-                          options_text=dump(options), seed=options.seed, device=device, hand_info=_hand_info(hands["right"]),
+                          options_text=dump(options), seed=options.seed, device=device, hand_info=hands["right"].info,
                           method_name=options.method.name, val_source=val)
     _say(f"{result.steps} of {result.total} steps, {result.seconds:.0f} s, {result.images_per_s:.0f} images/s, "
          f"{100 * result.data_wait_share:.1f} % of the time waiting for data -> {result.checkpoint}")
@@ -47,9 +47,10 @@ def test(options) -> None:
     from src.evaluate import evaluate
     from utils.device import choose_device
 
-    hands, (method, checkpoint), device = _hands(options), _trained(options, options.test.checkpoint), choose_device(options.device, options.threads)
+    device = choose_device(options.device, options.threads)
+    hands, (method, checkpoint) = _hands(options), _trained(options, options.test.checkpoint)
     source = _reader(options, hands, options.test.split)
-    meta = {"method": options.method.name, "run": options.name, "hand": _hand_info(hands["right"]), "checkpoint": str(checkpoint)}
+    meta = {"method": options.method.name, "run": options.name, "hand": hands["right"].info, "checkpoint": str(checkpoint)}
     _say(evaluate(method, source, options.test, options.folder / options.test.tag, hand=hands["right"], device=device, meta=meta))
 
 
@@ -131,7 +132,10 @@ def _hands(options) -> dict:
 
 
 def _method(options):
+    import torch
+
     module = _section(options, "method", "src")
+    torch.manual_seed(options.seed)  # the first weights belong to the run: the same options start from the same ones
     return module.build(options.method, _hands(options)["right"])
 
 
@@ -141,7 +145,7 @@ def _trained(options, checkpoint: str | None):
 
     method = _method(options)
     path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
-    load_weights(method, path, method_name=options.method.name, hand_info=_hand_info(method.hand))
+    load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
     return method, path
 
 
@@ -160,10 +164,6 @@ def _section(options, section: str, package: str):
     if chosen is None:
         raise InputError(f"this command needs a `{section}:` section in the option file; see options/ for examples")
     return importlib.import_module(f"{package}.{chosen.name}")
-
-
-def _hand_info(hand) -> dict:
-    return {"name": hand.name, "sha256": hand.sha256}
 
 
 def _say(text: object) -> None:

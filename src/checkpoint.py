@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     """The checkpoint at `path`. Raises InputError: absent, broken, something else, or of another version."""
     path = require_file(path, "train first, convert a published one (run.py convert), or name another checkpoint")
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        with warnings.catch_warnings(action="ignore"):  # torch has remarks on files that are refused below
+            found = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: expected a checkpoint of this project, found a file that is truncated or something else "
                          f"({type(error).__name__}: {reason}); copy it again, or convert it (run.py convert)") from error

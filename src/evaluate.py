@@ -3,6 +3,7 @@
 What an identity-aware method is told is one *set* of shapes: the truth, a folder of identity files, or several draws of a
 calibration (`<folder>/draws`), each predicted and scored on its own.
 """
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from utils.report import ReportRun, write_report
 from utils.results import results_table, write_scores
 from utils.score import score
 
+log = logging.getLogger(__name__)
 
 def evaluate(method: Method, source: Source, options: TestOptions, folder: Path, *, hand: HandModel, device: torch.device,
              meta: Mapping[str, Any]) -> str:
@@ -39,7 +41,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
         scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
         write_scores(place, scores)
         if options.official_text and "official_index" in predictions:
-            write_dexycb_text(predictions, place / "dexycb_results.txt")
+            log.info(write_dexycb_text(predictions, place / "dexycb_results.txt").note)
         rows.append((str(place), scores.summary))
         if options.report and not name:
             run = ReportRun(str(meta["run"]), scores, predictions)

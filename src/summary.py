@@ -67,7 +67,7 @@ def mean_over_files(files: Sequence[Scores], bootstrap: int) -> Scores:
             table[key] = {**table[key], "mean": found.mean, "ci95": list(found.ci95), "ci95_frames": list(found.ci95_frames)}
     summaries = [file.summary for file in files]
     summary = {**first.summary, "metrics": table, "files_averaged": len(files),
-               **{key: _mean_of([one[key] for one in summaries]) for key in ("by_subject", "by_joint", "curves")}}
+               **{key: _mean_of([one[key] for one in summaries]) for key in ("by_subject", "by_joint", "curves", "official")}}
     return Scores(summary, samples, np.mean([file.joint_errors_mm for file in files], 0), first.name, first.subject)
 
 

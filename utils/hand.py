@@ -98,6 +98,11 @@ class HandModel(nn.Module):
         self.register_buffer("faces", torch.from_numpy(arrays.f.copy()), persistent=False)
         self._fill(dtype, torch.device("cpu"))
 
+    @property
+    def info(self) -> dict[str, str]:
+        """What a file says of the hand it was made with."""
+        return {"name": self.name, "sha256": self.sha256}
+
     @classmethod
     def load(cls, path: str | Path, shapedirs: Shapedirs = "as_is", dtype: torch.dtype = torch.float32) -> "HandModel":
         """From MANO's pickle or this project's .npz; see utils.mano_file.read_hand_file (raises InputError)."""
