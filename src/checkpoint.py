@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     """The checkpoint at `path`. Raises InputError: absent, broken, something else, or of another version."""
     path = require_file(path, "train first, convert a published one (run.py convert), or name another checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         with warnings.catch_warnings(action="ignore"):  # torch has remarks on files that are refused below
             found = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
+            TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: expected a checkpoint of this project, found a file that is truncated or something else "
+        raise InputError(f"{path}: expected a checkpoint of this project, found a file that is truncated, damaged or something else "
                          f"({type(error).__name__}: {reason}); copy it again, or convert it (run.py convert)") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("model"), dict):
         what = f"keys {sorted(map(str, found))[:6]}" if isinstance(found, dict) else f"a {type(found).__name__}"

@@ -1,4 +1,5 @@
 """Engine in one process: arithmetic of a step, what is refused, what is logged. Restarts and several processes: other files."""
+import contextlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from torch.utils.data import get_worker_info
 from src.board import tiled
 from src.engine import TrainOptions
 from src.numerics import autocast_type, in_float32
+from src.processes import World
 from src.schedule import Ema, build_optimizer
 from src.validate import spread, wrist_errors_mm
 from tests.toy_method import ToyMethod, ToySource, method, run, weights_hash
@@ -246,6 +248,14 @@ def test_unfit_data_and_lengths_are_refused(tmp_path):
         TrainOptions(epochs=1, steps=1)
     with pytest.raises(ValueError, match="cannot be computed in accumulate = 3"):
         TrainOptions(batch=8, accumulate=3)
+
+
+def test_uneven_shares_are_refused(tmp_path, monkeypatch):
+    """A batch that the processes and parts cannot share evenly is one line, before anything is written."""
+    monkeypatch.setattr("src.engine.world_of", lambda device: contextlib.nullcontext(World(0, 3)))
+    with pytest.raises(InputError, match=r"train.batch = 8: cannot be split over 3 processes and train.accumulate = 2 parts"):
+        run(tmp_path / "x", method(), ToySource(), steps=1, accumulate=2)
+    assert not (tmp_path / "x").exists()
 
 
 class Misshapen(ToyMethod):
