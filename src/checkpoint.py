@@ -59,7 +59,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
             TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: expected a checkpoint of this project, found a file that is truncated, damaged or something else "
+        raise InputError(f"{path}: expected a checkpoint of this project, found one that is truncated, damaged or something else "
                          f"({type(error).__name__}: {reason}); copy it again, or convert it (run.py convert)") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("model"), dict):
         what = f"keys {sorted(map(str, found))[:6]}" if isinstance(found, dict) else f"a {type(found).__name__}"

@@ -64,7 +64,7 @@ def test_truncated(written, share):
     path, _ = written
     data = path.read_bytes()
     path.write_bytes(data[:int(share * len(data))])
-    with pytest.raises(InputError, match=r"a.pt: expected a checkpoint of this project, found a file that is truncated"):
+    with pytest.raises(InputError, match=r"a.pt: expected a checkpoint of this project, found one that is truncated"):
         load(path)
 
 

@@ -7,24 +7,17 @@ import time
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from src.processes import CpuSyncNorm, with_synced_norm
 from tests.test_engine_restart import ENVIRONMENT, ROOT, command, wait_for
-from tests.toy_method import weights_hash
+from tests.toy_method import curves, weights_hash
 
 
 def torchrun(folder, *pairs, **options):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(launcher + command(folder, *pairs, **options)[1:], cwd=ROOT, env=ENVIRONMENT, text=True,
                             stderr=subprocess.PIPE)
-
-
-def curve(folder, tag):
-    events = EventAccumulator(str(folder / "board"))
-    events.Reload()
-    return [point.value for point in events.Scalars(tag)]
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path):
@@ -34,9 +27,9 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     one = subprocess.run(command(tmp_path / "one", "bn=true", **options), cwd=ROOT, env=ENVIRONMENT, timeout=100)
     assert both.wait(100) == 0 and one.returncode == 0
     for tag in ("train_joints", "train_size", "train/joints"):
-        expected = curve(tmp_path / "one", tag)
+        expected = curves(tmp_path / "one", tag)
         assert len(expected) == (30 if tag != "train/joints" else 5)
-        assert curve(tmp_path / "two", tag) == pytest.approx(expected, abs=1e-5)
+        assert curves(tmp_path / "two", tag) == pytest.approx(expected, abs=1e-5)
     weights = [torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("one", "two")]
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 

@@ -137,6 +137,14 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def curves(folder: Path, tag: str) -> dict[int, float]:
+    """{step: value} of a TensorBoard curve."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow, and not for the program
+
+    events = EventAccumulator(str(folder / "board")).Reload()
+    return {point.step: point.value for point in events.Scalars(tag)}
+
+
 def main(folder: str, options: str, *pairs: str) -> None:
     """Train in `folder`; write what came of it to FOLDER/result.json."""
     torch.set_num_threads(1)
