@@ -7,30 +7,26 @@ command goes on from there. Shards know their sequence's files (fingerprint) and
 another.
 """
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing.connection import wait
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datasets.cache import ColumnWriter, Crops, CropWriter
 from datasets.dex_ycb_frames import COLUMNS, Plan, Task, cut_sequence
 from datasets.dex_ycb_tree import SIDES, Sequence, Tree, read_extrinsics, scan
+from datasets.processes import in_processes
 from utils.errors import InputError
 from utils.files import atomic_path, read_json, write_json
 
@@ -49,6 +45,8 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
     tree, folder = scan(root, plan.serials, plan.width, plan.height), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        for left in folder.rglob("*.part"):  # of a killed run
+            left.unlink()
         if (folder / "meta.json").exists():
             return _finished(folder, tree, plan)
         _claim(folder, plan)
@@ -57,21 +55,22 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
         cameras = read_extrinsics(tree)
         todo = [s for s in tree.sequences if s.num_frames and not _left_out(s, plan)]
         tasks = [Task(tree.root, s, tree.K, plan, _shard(folder, s)) for s in todo]
-        fresh = _cut_all([t for t in tasks if not _is_finished(t)], len(tasks), workers)
-        counts, examples = _count(tree, plan, [t.shard for t in tasks])
-        if not counts["kept"]:
-            raise InputError(f"{root}: no frame is left of {sum(counts.values())}: {_reasons(counts)}; see {folder}/shards, and "
-                             "dataset.hands and dataset.in_image")
-        _join(folder, [t.shard for t in tasks])
-        summary = {"root": str(root), "frames": sum(counts.values()), "kept": counts.pop("kept"),
-                   "excluded": dict(sorted(counts.items())), "examples": examples, "people": [p for p in tree.people if p],
-                   "sequences": len(tree.sequences), "cameras": len(tree.serials), "workers": workers,
-                   "seconds": round(time.monotonic() - started, 2), "frames_now": fresh}
-        with atomic_path(folder / "cameras.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(file, world_from_camera=cameras, K=tree.K)
-        write_json(folder / "counts.json", summary)
-        write_json(folder / "meta.json", _meta(tree, plan, summary["kept"]))
-        shutil.rmtree(folder / "shards")
+        with _full_disk(folder):
+            fresh = _cut_all([t for t in tasks if not _is_finished(t)], len(tasks), workers)
+            counts, examples = _count(tree, plan, [t.shard for t in tasks])
+            if not counts["kept"]:
+                raise InputError(f"{root}: no frame is left of {sum(counts.values())}: {_reasons(counts)}; see dataset.hands and "
+                                 f"dataset.in_image, and remove {folder} before you prepare again")
+            _join(folder, [t.shard for t in tasks])
+            summary = {"root": str(root), "frames": sum(counts.values()), "kept": counts.pop("kept"),
+                       "excluded": dict(sorted(counts.items())), "examples": examples, "people": [p for p in tree.people if p],
+                       "sequences": len(tree.sequences), "cameras": len(tree.serials), "workers": workers,
+                       "seconds": round(time.monotonic() - started, 2), "frames_now": fresh}
+            with atomic_path(folder / "cameras.npz") as temporary, open(temporary, "wb") as file:
+                np.savez(file, world_from_camera=cameras, K=tree.K)
+            write_json(folder / "counts.json", summary)
+            write_json(folder / "meta.json", _meta(tree, plan, summary["kept"]))
+            shutil.rmtree(folder / "shards")
     return summary
 
 
@@ -134,6 +133,19 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """A write that the system refuses becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+            raise
+        free = shutil.disk_usage(folder).free / 1e9
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror}; {free:.1f} GB free there); the "
+                         "finished sequences are kept: make room and run the same command again") from error
+
+
 def _left_out(s: Sequence, plan: Plan) -> bool:
     return plan.hands == "right" and SIDES[s.side] == "left"
 
@@ -156,39 +168,13 @@ def _is_finished(task: Task) -> bool:
 
 def _cut_all(tasks: list[Task], total: int, workers: int) -> int:
     """Cut the sequences, several processes at once; returns the number of frames looked at. On failure running ones finish."""
-    workers = min(workers, len(tasks))
     frames = 0
     with tqdm(total=total, initial=total - len(tasks), desc="prepare", unit="sequence", disable=None) as bar:
-        for result in map(cut_sequence, tasks) if workers <= 1 else _in_processes(tasks, workers):
+        for result in in_processes(cut_sequence, tasks, workers):
             frames += sum(result["counts"].values())
             bar.update()
             bar.set_postfix(frames=frames)
     return frames
-
-
-def _in_processes(tasks: list[Task], workers: int) -> Iterator[dict]:
-    # Spawned, not forked: the parent may hold torch's threads. cut_sequence's module is light, so starting is quick.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        for done in as_completed([pool.submit(cut_sequence, task) for task in tasks]):
-            yield done.result()
-    except BrokenProcessPool as error:
-        raise InputError("a process of prepare was killed (out of memory?); the finished sequences are kept: run the same "
-                         "command again, with fewer dataset.workers if memory is short") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread each, and no orphan: a worker ends when its parent is gone, even by SIGKILL."""
-    cv2.setNumThreads(1)
-    sentinel = multiprocessing.parent_process().sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _count(tree: Tree, plan: Plan, shards: list[Path]) -> tuple[Counter, dict[str, list[str]]]:

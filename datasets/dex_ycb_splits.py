@@ -53,7 +53,8 @@ def select(setup: str, split: str, num_frames: np.ndarray, cameras: int, *, subj
     """Rows (m) of the split, in their given order, and the official image number (m) of each.
 
     num_frames (people, sequences) of the whole tree; subject, sequence, camera, frame (n) of the rows that exist.
-    A frame of s4 or of train+val has no official number: -1. Raises InputError where the tree has nothing of the split.
+    A frame of s4, of train+val, or of a tree that lacks a person of the split has no official number: -1. Raises InputError where
+    the tree has nothing of the split.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} of DexYCB {setup}: expected one of {', '.join(SPLITS)}")
@@ -65,7 +66,7 @@ def select(setup: str, split: str, num_frames: np.ndarray, cameras: int, *, subj
         member = np.zeros(len(subject), bool)
         for one in parts:
             member |= np.isin(subject, one.subjects) & np.isin(sequence, one.sequences) & np.isin(camera, one.cameras)
-        if len(parts) == 1:
+        if len(parts) == 1 and num_frames[list(parts[0].subjects)].any(1).all():
             number = _official(parts[0], num_frames, subject, sequence, camera, frame)
         else:
             number = np.full(len(subject), -1, np.int64)
