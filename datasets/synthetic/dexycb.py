@@ -6,6 +6,7 @@ written beside its place and renamed when whole. `synthetic.json` in the root sa
 anything and has no such file is never written to. What the toolkit wants: 10 people x 100 sequences, 8 cameras, 640x480; other
 counts and sizes are for our reader.
 """
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,8 +14,9 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -49,6 +51,7 @@ class Options(Strict):
     seed: int = Field(0, ge=0)
     people: int = Field(10, ge=1, le=10, description="subjects, in DexYCB's order; s1 tests on the 8th and 9th")
     sizes_mm: tuple[float, ...] = Field(REAL_SIZES_MM, description="wrist to middle fingertip of each person's flat hand")
+    tones: tuple[Share, ...] | None = Field(None, description="skin of each person, 0 light to 1 dark; null = drawn over the range")
     sequences: int = Field(100, ge=1, le=1500, description="recordings of each person; DexYCB's toolkit wants 100")
     frames: int = Field(72, ge=1, le=999_999, description="of each recording and camera")
     seconds: float = Field(2.4, gt=0, description="how long a recording lasts: fewer frames are further apart")
@@ -62,6 +65,7 @@ class Options(Strict):
     no_hand: Share = 0.12
     leaving: Share = Field(0.08, description="recordings in which the hand moves far off, out of some pictures")
     grasps: Share = Field(0.6, description="recordings with a grasp; the others are gestures")
+    roam_m: float = Field(0.06, ge=0, le=0.2, description="standard deviation of the hand's place, each way")
     idle: tuple[int, int] = Field((1, 3), description="further things on the table, least and most")
     noise: tuple[float, float] = Field((0.0, 6.0), description="sensor noise, standard deviation of 255 levels")
     blur: tuple[float, float] = Field((0.4, 1.1), description="lens blur, sigma in pixels of a picture 640 wide")
@@ -71,6 +75,8 @@ class Options(Strict):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        if self.tones is not None and len(self.tones) < self.people:
+            raise ValueError(f"tones: expected one for each of {self.people} people, found {len(self.tones)}")
         if len(self.sizes_mm) < self.people:
             raise ValueError(f"sizes_mm: expected one for each of {self.people} people, found {len(self.sizes_mm)}")
         ranges = {"distance_m": (0.45, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60), "blur": (0, 20),
@@ -122,10 +128,11 @@ def make_studio(options: Options, right: HandArrays, left: HandArrays | None) ->
             for person in range(options.people)]
     return Studio(
         seed=options.seed, width=options.width, height=options.height,
-        people=tuple(make_people(options.people, options.sizes_mm, side, options.seed)),
+        people=tuple(make_people(options.people, options.sizes_mm, side, options.seed, options.tones)),
         rigs=tuple(_from_master(rig) for rig in rigs), right=side,
         left=None if left is None else Side(HandModel(left, torch.float64)),
-        wish=Wish(options.frames, options.seconds, options.no_hand, options.leaving, options.grasps, options.idle),
+        wish=Wish(options.frames, options.seconds, options.no_hand, options.leaving, options.grasps, options.idle,
+                  options.roam_m),
         left_share=options.left, sequences=options.sequences, noise=options.noise, blur=options.blur, quality=options.quality,
         depth=options.depth)
 
@@ -206,17 +213,13 @@ def _run(options: Options, studio: Studio, hands: tuple, root: Path, todo: list[
         return
     done = 0
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (options, *hands))
+    queue = iter(todo)
     try:
-        waiting: set[Future] = set()
-        queue = iter(todo)
-        while True:
-            for task in queue:
-                waiting.add(pool.submit(_task, str(root), *task))
-                if len(waiting) >= 4 * workers:
-                    break
-            if not waiting:
-                break
+        with _one_thread_each():  # the processes start with the first tasks
+            waiting = {pool.submit(_task, str(root), *task) for task in islice(queue, 4 * workers)}
+        while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            waiting |= {pool.submit(_task, str(root), *task) for task in islice(queue, len(finished))}
             for future in finished:
                 done += 1
                 yield future.result()
@@ -225,6 +228,22 @@ def _run(options: Options, studio: Studio, hands: tuple, root: Path, todo: list[
                          f"finished is kept: run the same command to go on, with synth.workers below {workers}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started here get linear algebra on one thread: as many threads as cores in each of them slow one another down."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 _STUDIO: list[Studio] = []  # of a worker process

@@ -18,7 +18,8 @@ TOUCH_M = -0.002  # how deep skin may press into a thing
 
 @dataclass(frozen=True)
 class Wish:
-    """How a sequence is to be: frames, seconds, shares (probabilities) of its special cases, how many idle things lie about."""
+    """How a sequence is to be: frames, seconds, shares (probabilities) of its special cases, how many idle things lie about,
+    and how far the hand roams."""
 
     frames: int
     seconds: float
@@ -26,6 +27,7 @@ class Wish:
     leaving: float
     grasps: float
     idle: tuple[int, int]
+    roam_m: float = 0.06  # standard deviation of the hand's place in each direction
 
 
 @dataclass
@@ -127,12 +129,12 @@ def plan(wish: Wish, hand: Anatomy, contact, seat: float, number: int, rng: np.r
     held = np.zeros(wish.frames, bool)
     if rng.uniform() < wish.grasps:
         grasp = _grasp(hand, contact, number, seat, places[0, 0], rng)
-        angles, turn, wrist, touch = _grasp_course(hand, grasp, times, start, wish.seconds, rng)
+        angles, turn, wrist, touch = _grasp_course(hand, grasp, times, start, wish.seconds, wish.roam_m, rng)
         held = times >= touch
         thing_from_hand = _inverse(_pose(grasp.turn, grasp.wrist)) @ grasp.place
         places[:, 0] = np.where(held[:, None, None], _pose(turn, wrist) @ thing_from_hand, grasp.place)
     else:
-        angles, turn, wrist = _free_course(hand, times, start, wish.seconds, seat, rng)
+        angles, turn, wrist = _free_course(hand, times, start, wish.seconds, seat, wish.roam_m, rng)
     if rng.uniform() < wish.leaving:
         away = _direction(seat + rng.uniform(-1.3, 1.3), 0.0) * rng.uniform(0.2, 0.34)
         share = ease((times - rng.uniform(start, wish.seconds)) / 0.5)
@@ -207,7 +209,8 @@ def _grasp(hand: Anatomy, contact, number: int, seat: float, lying: np.ndarray, 
     return Grasp(turn, wrist, place, closing)
 
 
-def _grasp_course(hand: Anatomy, grasp: Grasp, times: np.ndarray, start: float, end: float, rng: np.random.Generator):
+def _grasp_course(hand: Anatomy, grasp: Grasp, times: np.ndarray, start: float, end: float, roam_m: float,
+                  rng: np.random.Generator):
     """Reach, touch, lift and show: angles, turn, wrist over the frames, and the time of the touch."""
     touch = start + (end - start) * rng.uniform(0.3, 0.5)
     before = max(touch - 0.25, 0.5 * (start + touch))
@@ -216,7 +219,7 @@ def _grasp_course(hand: Anatomy, grasp: Grasp, times: np.ndarray, start: float, 
     back = -(grasp.turn @ (hand.palm * 0.8 + hand.forward * 0.6))
     wrists = [grasp.wrist + back * rng.uniform(0.10, 0.18) + rng.normal(0, 0.02, 3), grasp.wrist + back * 0.025]
     turns = [_jitter(grasp.turn, 0.35, rng), _jitter(grasp.turn, 0.08, rng)]
-    wrists += [grasp.wrist] * 2 + [grasp.wrist + rng.normal(0, 0.06, 3) + [0, 0, rng.uniform(0.03, 0.16)] for _ in lift]
+    wrists += [grasp.wrist] * 2 + [grasp.wrist + rng.normal(0, roam_m, 3) + [0, 0, rng.uniform(0.03, 0.16)] for _ in lift]
     turns += [grasp.turn] * 2 + [_jitter(grasp.turn, 0.5, rng) for _ in lift]
     spread = rng.uniform(0, 0.5)
     ready, closed = grasp_pose(grasp.closing * 0.35, 0.8), grasp_pose(grasp.closing, spread)
@@ -225,14 +228,15 @@ def _grasp_course(hand: Anatomy, grasp: Grasp, times: np.ndarray, start: float, 
     return blend(times, keys, angles), turn, blend(times, keys, np.stack(wrists)), touch
 
 
-def _free_course(hand: Anatomy, times: np.ndarray, start: float, end: float, seat: float, rng: np.random.Generator):
+def _free_course(hand: Anatomy, times: np.ndarray, start: float, end: float, seat: float, roam_m: float, rng: np.random.Generator):
     """Gestures over the table: angles, turn, wrist over the frames."""
     keys = _keys(rng, start - 0.2, max(end, start + 0.5), 0.7)
     angles = np.stack([sample_pose(rng) for _ in keys])
     turns = [_free_turn(hand, seat, rng)]
     for _ in keys[1:]:
         turns.append(_jitter(turns[-1], 0.45, rng) if rng.uniform() < 0.6 else _free_turn(hand, seat, rng))
-    middle = np.concatenate([rng.normal(0, 0.06, (len(keys), 2)), rng.uniform(*TABLE_HEIGHT_M, (len(keys), 1))], 1)
+    height = np.mean(TABLE_HEIGHT_M) + (rng.uniform(*TABLE_HEIGHT_M, (len(keys), 1)) - np.mean(TABLE_HEIGHT_M)) * roam_m / 0.06
+    middle = np.concatenate([rng.normal(0, roam_m, (len(keys), 2)), height], 1)
     turn = nearest_rotations(blend(times, keys, np.stack(turns)))
     return blend(times, keys, angles), turn, blend(times, keys, middle) - turn @ (hand.palm_point - hand.joints[0])
 

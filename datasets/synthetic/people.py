@@ -83,10 +83,12 @@ def boundary_loop(faces: np.ndarray) -> np.ndarray:
     return np.array(loop)
 
 
-def make_people(count: int, sizes_mm: tuple[float, ...], side: Side, seed: int) -> list[Person]:
-    """`count` people of the given sizes. Raises InputError where the hand model cannot be that small or large."""
+def make_people(count: int, sizes_mm: tuple[float, ...], side: Side, seed: int,
+                given_tones: tuple[float, ...] | None = None) -> list[Person]:
+    """`count` people of the given sizes, and skin tones (None: drawn evenly over the range). Raises InputError where the hand model cannot be that small or large."""
     rng = np.random.default_rng([seed, 11])
     tones = (rng.permutation(count) + rng.uniform(0.2, 0.8, count)) / count
+    tones = tones if given_tones is None else np.array(given_tones[:count])
     shapes = np.concatenate([np.zeros((count, 1)), np.clip(rng.normal(0, 0.8, (count, 9)), -2, 2)], 1)
     return [Person(i, _of_size(shapes[i], sizes_mm[i], side), sizes_mm[i], tones[i]) for i in range(count)]
 
