@@ -51,7 +51,7 @@ class Options(Strict):
     seed: int = Field(0, ge=0)
     people: int = Field(10, ge=1, le=10, description="subjects, in DexYCB's order; s1 tests on the 8th and 9th")
     sizes_mm: tuple[float, ...] = Field(REAL_SIZES_MM, description="wrist to middle fingertip of each person's flat hand")
-    tones: tuple[Share, ...] | None = Field(None, description="skin of each person, 0 light to 1 dark; null = drawn over the range")
+    tones: tuple[Share, ...] | None = Field(None, description="skin of each person, 0 light to 1 dark; null = drawn")
     sequences: int = Field(100, ge=1, le=1500, description="recordings of each person; DexYCB's toolkit wants 100")
     frames: int = Field(72, ge=1, le=999_999, description="of each recording and camera")
     seconds: float = Field(2.4, gt=0, description="how long a recording lasts: fewer frames are further apart")

@@ -228,7 +228,8 @@ def _grasp_course(hand: Anatomy, grasp: Grasp, times: np.ndarray, start: float, 
     return blend(times, keys, angles), turn, blend(times, keys, np.stack(wrists)), touch
 
 
-def _free_course(hand: Anatomy, times: np.ndarray, start: float, end: float, seat: float, roam_m: float, rng: np.random.Generator):
+def _free_course(hand: Anatomy, times: np.ndarray, start: float, end: float, seat: float, roam_m: float,
+                 rng: np.random.Generator):
     """Gestures over the table: angles, turn, wrist over the frames."""
     keys = _keys(rng, start - 0.2, max(end, start + 0.5), 0.7)
     angles = np.stack([sample_pose(rng) for _ in keys])

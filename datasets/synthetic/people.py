@@ -85,7 +85,10 @@ def boundary_loop(faces: np.ndarray) -> np.ndarray:
 
 def make_people(count: int, sizes_mm: tuple[float, ...], side: Side, seed: int,
                 given_tones: tuple[float, ...] | None = None) -> list[Person]:
-    """`count` people of the given sizes, and skin tones (None: drawn evenly over the range). Raises InputError where the hand model cannot be that small or large."""
+    """`count` people of the given sizes, and skin tones (0 light to 1 dark; None: drawn evenly).
+
+    Raises InputError where the hand model cannot be that small or large.
+    """
     rng = np.random.default_rng([seed, 11])
     tones = (rng.permutation(count) + rng.uniform(0.2, 0.8, count)) / count
     tones = tones if given_tones is None else np.array(given_tones[:count])
