@@ -32,6 +32,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
 }
 LARGEST = 4  # times the picture's longer side: a larger crop is a hand at the lens, and mostly black
 EXAMPLES = 3  # broken files named per sequence and reason
+BREAKS = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of a broken npz
 UV_TOLERANCE = 2.0  # pixels between joint_2d and K * joint_3d
 
 
@@ -166,7 +167,7 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
             labels = {key: file[key] for key in shapes}
     except FileNotFoundError as error:
         raise Broken("labels missing", f"{path}: expected labels, found nothing; unpack the archive again") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+    except BREAKS as error:
         raise Broken("labels broken", f"{path}: expected an npz with {', '.join(shapes)}, "
                                       f"found a file that breaks "
                                       f"({_first_line(error)}); unpack it again") from error
@@ -231,7 +232,7 @@ def _world(path: Path, num_frames: int) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             world = file["pose_m"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+    except BREAKS as error:
         raise InputError(f"{path}: expected an npz with pose_m, found a file that breaks ({_first_line(error)}); "
                          "unpack it again") from error
     if world.shape != (num_frames, 1, 51) or world.dtype.kind != "f":
