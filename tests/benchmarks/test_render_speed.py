@@ -45,12 +45,12 @@ def test_synth_rate(tmp_path, capsys):
     lines, cores = [], len(os.sched_getaffinity(0))
     for name, change in (("640x480", {}), ("320x240", {"width": 320, "height": 240})):
         for workers in sorted({1, cores}):
-            options = Options(name="dexycb", out=str(tmp_path / f"{name}-{workers}"), sequences=workers, frames=4, people=10,
+            options = Options(name="dexycb", out=str(tmp_path / f"{name}-{workers}"), sequences=2 * workers, frames=8, people=10,
                               workers=workers, **change)
             start = time.perf_counter()
             pictures = write(options, HANDS["right"], HANDS["left"])["pictures"]
             rate = pictures / (time.perf_counter() - start)
             lines.append(f"synth dexycb {name}, {workers} processes: {rate:.0f} pictures/s over {pictures} pictures")
-            assert pictures == 320 * workers
+            assert pictures == 1280 * workers
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
