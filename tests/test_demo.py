@@ -1,7 +1,6 @@
 """Demo: a method that answers the truth about rendered hands, so that any fault of crop, camera, placement or side shows."""
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,114 +13,27 @@ from src.demo import PLACED, PREDICTED, DemoOptions, demo
 from src.demo_geometry import place_by_box, sample
 from src.demo_input import read_picture
 from src.identity import Identity, write_identity
-from src.method import Method
-from utils.batch import Batch, Prediction
+from tests.demo_cases import (
+    CPU,
+    HAND,
+    HEIGHT,
+    WIDTH,
+    CropLike,
+    K,
+    Oracle,
+    a_hand,
+    box_of,
+    iou,
+    picture_of,
+    save,
+    save_json,
+    scene,
+    silhouette,
+)
 from utils.camera import crop_matrix
-from utils.errors import InputError
-from utils.hand import HandModel, mirror_points
+from utils.hand import mirror_points
 from utils.mesh_files import read_ply
-from utils.render import render
 from utils.rotation import matrix_from_axis_angle
-
-ROOT = Path(__file__).resolve().parent.parent
-HAND = HandModel.load(ROOT / "template" / "free_hand_right.npz")
-HEIGHT, WIDTH = 240, 320
-K = np.array([[300.0, 0, 157], [0, 296, 122], [0, 0, 1]])
-CPU = torch.device("cpu")
-
-
-class CropLike(NamedTuple):
-    """The three crop options that the demo reads."""
-
-    pixels: int = 64
-    factor: float = 1.5
-    antialias: bool = True
-
-
-class Truth(NamedTuple):
-    """A posed right hand: wrist-relative verts (778,3) and joints (21,3), root (3), rotations (16,3,3), shape (10)."""
-
-    verts: torch.Tensor
-    joints: torch.Tensor
-    root: torch.Tensor
-    rotations: torch.Tensor
-    shape: torch.Tensor
-
-
-class Oracle(Method):
-    """Answers the truth; keeps the batches it was shown. `told`: it needs an identity, and answers with that shape."""
-
-    def __init__(self, truth: Truth, told: bool = False, with_root: bool = False):
-        super().__init__()
-        self.truth, self.with_root, self.seen = truth, with_root, []
-        self.needs = frozenset({"identity"}) if told else frozenset()
-
-    def forward(self, batch: Batch) -> Truth:
-        self.seen.append(batch)
-        return self.truth
-
-    def losses(self, out, batch):
-        return {}
-
-    def decode(self, out: Truth, batch: Batch) -> Prediction:
-        shape = batch.identity if "identity" in self.needs else out.shape[None]
-        return Prediction(out.verts[None], out.joints[None], root=out.root[None] if self.with_root else None,
-                          rotations=out.rotations[None], shape=shape)
-
-
-def a_hand(root: tuple[float, float, float] = (0.05, 0.03, 0.5), turn: tuple[float, float, float] = (0.3, 2.2, 0.4)) -> Truth:
-    """A half-closed right hand of some person, seen aslant."""
-    pose = torch.zeros(48)
-    pose[:3] = torch.tensor(turn)
-    rotations = HAND.rotations_from_pose(pose, pca=True, flat_mean=False)
-    shape = torch.linspace(-1, 1, 10)
-    posed = HAND(rotations, shape)
-    joints = HAND.joints(posed)
-    return Truth(posed.verts - joints[0], joints - joints[0], torch.tensor(root), rotations, shape)
-
-
-def silhouette(verts: torch.Tensor, K, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """(height,width) bool: where a mesh in the camera is seen."""
-    buffers = render(verts[None].float(), HAND.faces, torch.as_tensor(K).float(), height, width)
-    return (buffers.face[0] >= 0).numpy()
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two masks."""
-    return float((a & b).sum() / (a | b).sum())
-
-
-def picture_of(truth: Truth) -> np.ndarray:
-    """The hand, flat and bright on a dark, coloured ground."""
-    return np.where(silhouette(truth.verts + truth.root, K)[..., None], np.uint8([240, 240, 240]), np.uint8([30, 10, 60]))
-
-
-def box_of(truth: Truth) -> list[float]:
-    """[left, top, width, height] of the projected joints."""
-    rays = (truth.joints + truth.root).double().numpy() @ K.T
-    uv = rays[:, :2] / rays[:, 2:]
-    return [*uv.min(0).tolist(), *np.ptp(uv, axis=0).tolist()]
-
-
-def save(path: Path, picture: np.ndarray) -> Path:
-    """Lossless, RGB."""
-    cv2.imwrite(str(path), picture[..., ::-1])
-    return path
-
-
-def save_json(path: Path, value: object) -> str:
-    path.write_text(json.dumps(value))
-    return str(path)
-
-
-@pytest.fixture
-def scene(tmp_path) -> tuple[Truth, Path, dict]:
-    """One right hand's picture with its box and K, as options."""
-    truth = a_hand()
-    (tmp_path / "in").mkdir()
-    path = save(tmp_path / "in" / "hand.png", picture_of(truth))
-    return truth, path, {"input": str(path), "boxes": save_json(tmp_path / "boxes.json", {"hand.png": box_of(truth)}),
-                         "K": save_json(tmp_path / "K.json", K.tolist())}
 
 
 def test_right_hand_lies_on_its_picture(scene, tmp_path):
@@ -279,100 +191,6 @@ def test_folder_of_pictures_with_their_own_K(tmp_path):
     assert demo(Oracle(truth), HAND, options, tmp_path / "out", CropLike(), CPU)["pictures"] == 3
     assert hands_K(tmp_path / "out" / "0_img.json")[0, 0] == 300 and hands_K(tmp_path / "out" / "1.png.json")[0, 0] == 302
     assert (tmp_path / "out" / "1.bmp.ply").is_file()
-
-
-def test_one_broken_picture_does_not_stop_the_others(tmp_path):
-    """A truncated picture between good ones: the good ones are done, one line names the broken one, nothing of it is left."""
-    truth = a_hand()
-    (tmp_path / "in").mkdir()
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        cv2.imwrite(str(tmp_path / "in" / name), picture_of(truth))
-    data = (tmp_path / "in" / "b.jpg").read_bytes()
-    (tmp_path / "in" / "b.jpg").write_bytes(data[:len(data) // 2])
-    expected = "1 of 3 pictures could not be shown: .*b.jpg: the picture is cut short .*other 2 are in"
-    with pytest.raises(InputError, match=expected) as caught:
-        demo(Oracle(truth), HAND, DemoOptions(input=str(tmp_path / "in")), tmp_path / "out", CropLike(), CPU)
-    assert "\n" not in str(caught.value)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n}.{s}" for n in "ac" for s in ("json", "ply", "png")]
-
-
-def spoiled(truth: Truth) -> Truth:
-    """With one NaN."""
-    return truth._replace(verts=truth.verts.clone().index_fill_(0, torch.tensor([5]), float("nan")))
-
-
-@pytest.mark.parametrize(("files", "options", "message"), [
-    ({}, {"input": "nowhere.jpg"}, "demo.input: expected a picture or a folder of pictures, found nothing at"),
-    ({}, {"input": "."}, "demo.input: no picture in the folder"),
-    ({"a.png": b""}, {"input": "a.png"}, "a.png: expected a picture .* found an empty file"),
-    ({"a.png": b"not a picture"}, {"input": "a.png"}, "a.png: expected a picture .* found another kind of file"),
-    ({"b.json": b"[1, 2"}, {"boxes": "b.json"}, "b.json: expected json"),
-    ({"b.json": b"[1, 2, 0, 4]"}, {"boxes": "b.json"}, r"b.json: the file: expected \[left, .* found \[1, 2, 0, 4\]"),
-    ({"b.json": b"[1, 2, 3]"}, {"boxes": "b.json"}, "b.json: the file: expected"),
-    ({"b.json": b"[1, 2, 3, NaN]"}, {"boxes": "b.json"}, "b.json: the file: expected"),
-    ({"b.json": b"[]"}, {"boxes": "b.json"}, "b.json: the file: expected"),
-    ({"b.json": b'{"hand.png": {"box": [1, 2, 3, 4], "side": "up"}}'}, {"boxes": "b.json"}, "b.json: hand.png: expected"),
-    ({"b.json": b'{"o.png": [1, 2, 3, 4]}'}, {"boxes": "b.json"}, "hand.png: the box file has no entry .*; it has o.png"),
-    ({"b.json": b'{"images": [{"id": 1}], "annotations": []}'}, {"boxes": "b.json"}, "b.json: a COCO file whose images"),
-    ({}, {"boxes": "b.json"}, "b.json: expected a file, found nothing"),
-    ({}, {"K": "k.npy"}, "k.npy: expected a file, found nothing"),
-    ({"k.npy": b"no array"}, {"K": "k.npy"}, "k.npy: expected an array of numpy"),
-    ({"k.json": b"[[1, 0, 2], [0, 1, 2]]"}, {"K": "k.json"}, "k.json: expected a camera matrix"),
-    ({"k.json": b"[[0, 0, 2], [0, 1, 2], [0, 0, 1]]"}, {"K": "k.json"}, "k.json: expected a camera matrix"),
-    ({"k.json": b"[[1, 0, 2], [0, 1, Infinity], [0, 0, 1]]"}, {"K": "k.json"}, "k.json: expected a camera matrix"),
-    ({"k.json": b'{"b.png": 1}'}, {"K": "k.json"}, "k.json: no camera matrix of 'hand.png'"),
-    ({}, {"K": "."}, "no camera matrix for hand.png; expected one of hand.npy, hand.json"),
-    ({"k.json": b"[]"}, {"K": "k.json", "fov": 50}, "demo.K and demo.fov are both given"),
-])
-def test_bad_input(tmp_path, monkeypatch, files, options, message):
-    """Each wrong file or option: one line that names it, and nothing written."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
-    save(tmp_path / "in" / "hand.png", picture_of(a_hand()))
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        demo(Oracle(a_hand()), HAND, DemoOptions(**{"input": "in/hand.png", **options}), tmp_path / "out", CropLike(), CPU)
-    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_a_prediction_that_is_not_finite(scene, tmp_path):
-    """A checkpoint that answers NaN: one line, nothing written."""
-    truth, _, options = scene
-    with pytest.raises(InputError, match="hand.png: the prediction is not finite; the checkpoint c.pt is broken"):
-        demo(Oracle(spoiled(truth)), HAND, DemoOptions(**options), tmp_path / "out", CropLike(), CPU, checkpoint="c.pt")
-    assert not (tmp_path / "out").exists()
-
-
-def test_results_do_not_mix_with_the_pictures(scene, tmp_path):
-    """The pictures' own folder as output is refused."""
-    truth, path, options = scene
-    with pytest.raises(InputError, match="is the folder of the pictures"):
-        demo(Oracle(truth), HAND, DemoOptions(**options), path.parent, CropLike(), CPU)
-
-
-def test_identity_is_told_where_it_is_needed(scene, tmp_path):
-    """An identity-aware model is told the file's shape; without one, or a model that is told none, one line says so."""
-    truth, _, options = scene
-    shape = np.linspace(1, -1, 10)
-    identity = str(tmp_path / "7.json")
-    model = {"name": HAND.name, "sha256": HAND.sha256}
-    write_identity(identity, Identity(subject=7, shape=shape, hand=model, n=20, method="random"))
-    oracle = Oracle(truth, told=True)
-    demo(oracle, HAND, DemoOptions(**options, identity=identity), tmp_path / "out", CropLike(), CPU)
-    np.testing.assert_allclose(oracle.seen[0].identity[0], shape, rtol=1e-6)
-    assert oracle.seen[0].subject.item() == 7
-    said = json.loads((tmp_path / "out" / "hand.json").read_text())
-    assert said["identity"]["file"] == identity and said["identity"]["subject"] == 7
-    np.testing.assert_allclose(said["hands"][0]["shape"], shape, rtol=1e-6)
-    with pytest.raises(InputError, match="demo.identity: this model is told whose hand it sees; set demo.identity"):
-        demo(oracle, HAND, DemoOptions(**options), tmp_path / "no", CropLike(), CPU)
-    with pytest.raises(InputError, match="demo.identity: .* is given, but this model predicts the shape itself"):
-        demo(Oracle(truth), HAND, DemoOptions(**options, identity=identity), tmp_path / "no", CropLike(), CPU)
-    write_identity(identity, Identity(subject=7, shape=shape, hand={"name": "MANO", "sha256": "ab" * 32}, n=20, method="random"))
-    with pytest.raises(InputError, match="7.json: a shape of the hand model MANO"):
-        demo(oracle, HAND, DemoOptions(**options, identity=identity), tmp_path / "no", CropLike(), CPU)
-    assert not (tmp_path / "no").exists()
 
 
 @settings(deadline=None, max_examples=60)

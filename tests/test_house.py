@@ -43,7 +43,7 @@ def test_readme_names_what_exists():
     paths = r"(?:\./)?((?:scripts|options|utils|src|datasets|template|tests)/[\w./-]+\.\w+)"
     named = set(re.findall(paths, (ROOT / "README.md").read_text()))
     absent = {name for name in named if not (ROOT / name).is_file()}
-    assert absent <= {"src/foo.py", "datasets/bar.py", "template/MANO_RIGHT.npz"}
+    assert absent <= {"src/foo.py", "datasets/bar.py", "template/MANO_RIGHT.pkl", "template/MANO_RIGHT.npz"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
