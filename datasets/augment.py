@@ -108,15 +108,15 @@ def resample(stored: UInt8[Tensor, "b s s 3"], stored_from_crop: Float[Tensor, "
     size = stored.shape[1]
     # Centres of the samples in crop pixels, then in stored pixels, then in grid_sample's units: -1 and 1 are the picture's edges.
     line = (torch.arange(pixels * samples, device=stored.device, dtype=torch.float32) + 0.5) / samples - 0.5
-    y, x = torch.meshgrid(line, line, indexing="ij")
     affine = (stored_from_crop[:, :2] * (2 / size)).float()
-    start = affine[:, None, :, 2] + (1 / size - 1)
-    places = torch.stack((x, y), -1).view(1, -1, 2).expand(len(stored), -1, -1)
-    grid = torch.baddbmm(start, places, affine[:, :, :2].transpose(1, 2))
-    grid = grid.unflatten(1, (len(line), len(line)))
-    image = F.grid_sample(stored.permute(0, 3, 1, 2).float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    shift = affine[:, :, 2] + (1 / size - 1)
+    along, down = (affine[:, None, :, i] * line[:, None] for i in (0, 1))
+    grid = along[:, None] + (down + shift[:, None])[:, :, None]
+    source = stored.permute(0, 3, 1, 2).contiguous().float()
+    image = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Black beyond the picture's edge, but not a shade darker within its outermost half pixel (which padding with zeros would be).
-    image = image * (grid.abs().amax(-1) <= 1 + 1e-5).unsqueeze(1)
+    inside = grid.abs_() <= 1 + 1e-5
+    image *= (inside[..., 0] & inside[..., 1]).unsqueeze(1)
     return F.avg_pool2d(image, samples) if samples > 1 else image
 
 

@@ -180,7 +180,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_values_end_in_0_1():
     """Seed: the original left 0..255; here the strongest changes end clipped, in hsv and linear alike."""
     for form in ("hsv", "linear"):
-        options = FAITHFUL.model_copy(update={"brightness": 255, "probability": 1.0, "colour": form, "noise": 60})
+        options = FAITHFUL.model_copy(update={"brightness": 255, "probability": 1.0, "colour": form, "noise": 60.0})
         image = augment_colours(torch.rand(32, 3, 8, 8), torch.rand(32, RANDOM), options)
         assert image.min() == 0 and image.max() == 1
 

@@ -153,7 +153,7 @@ def test_numbers_follow_from_seed_epoch_and_index():
 
 def test_samples_do_not_depend_on_workers_or_company(options: Options):
     """The same sample out of two worker processes, in another batch, is the same to the bit; another epoch is another sample."""
-    colours = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 18, "erase": 0.5, "noise": 5}
+    colours = {"brightness": 32, "contrast": 0.5, "saturation": 0.5, "hue": 18, "erase": 0.5, "noise": 5.0}
     augment = STRONG.model_copy(update=colours)
     reader = opened(options, augment)
     keys = [(4, i) for i in range(16)]
