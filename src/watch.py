@@ -34,6 +34,11 @@ class _Pending(NamedTuple):
     ready: "torch.cuda.Event | None"
 
 
+def _to_host(value: Tensor) -> Tensor:
+    """A copy under way to pinned memory; into ordinary memory the program would wait for it."""
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+
+
 class Watch:
     """Takes each step's terms, gives back settled steps, adds up the epoch.
 
@@ -53,7 +58,7 @@ class Watch:
         overall = self.world.sum(overall) / self.world.size
         ready = None
         if own.is_cuda:
-            overall, own, grad_norm = (value.to("cpu", non_blocking=True) for value in (overall, own, grad_norm))
+            overall, own, grad_norm = map(_to_host, (overall, own, grad_norm))
             ready = torch.cuda.Event()
             ready.record()
         self._queue.append(_Pending(step, overall, own, grad_norm, indices, ready))

@@ -14,7 +14,8 @@ import torch
 from tests.toy_method import weights_hash
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 def command(folder, *pairs, **options):
@@ -35,12 +36,13 @@ def wait_for(path, seconds=60):
         time.sleep(0.02)
 
 
-def test_killed_at_three_steps_is_bit_equal(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_killed_at_three_steps_is_bit_equal(tmp_path, device):
     """SIGKILL in the midst of three steps drawn at random, between checkpoints and across epochs: model, average and optimiser
     end with the bits of an undisturbed run. Drop-out, batch-norm statistics, momentum, warm-up and clipping take part."""
     options = {"epochs": 10, "save_every": 4, "ema": 0.95, "optimizer": "adamw", "schedule": "cosine", "warmup": 5, "clip": 1.0,
                "batch": 8, "accumulate": 2}
-    pairs = ("bn=true", "dropout=0.3")
+    pairs = ("bn=true", "dropout=0.3", f"device={device}")
     whole = start(tmp_path / "whole", *pairs, **options)
     seed = random.SystemRandom().randrange(10**6)
     calls = sorted(random.Random(seed).sample(range(1, 55), 3))  # of the forward, two to a step
