@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
+from src.checkpoint import save_weights
 from src.engine import TrainOptions
 from src.processes import World
 from src.schedule import Ema, build_optimizer
@@ -161,6 +162,13 @@ def test_other_options_in_a_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="training data changed"):
         run(tmp_path, method(), ToySource(40), steps=9, lr=1e-3)
     assert run(tmp_path, method(), ToySource(), steps=9, lr=1e-3, validate_every=2, workers=1).steps == 9
+
+
+def test_weights_alone_are_no_run(tmp_path):
+    """Converted weights that lie where a run's checkpoint belongs are not gone on with: init is named."""
+    save_weights(tmp_path / "last.pt", "toy", method().state_dict())
+    with pytest.raises(InputError, match="found weights alone; give this run another name= and start from them by train.init="):
+        run(tmp_path, method(), ToySource(), steps=2)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
