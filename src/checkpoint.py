@@ -150,8 +150,8 @@ def options_hash(options_text: str) -> str:
 def require_same_run(found: Mapping[str, Any], path: Path, options_text: str, data: str) -> None:
     """Refuse to go on with a run that was started with other options or on other data, or with what is no run."""
     if "optimizer" not in found:
-        raise InputError(f"{path}: expected a training run's checkpoint, found weights alone; give this run another name= and start "
-                         f"from them by train.init={path}")
+        raise InputError(f"{path}: expected a training run's checkpoint, found weights alone; give this run another name= and "
+                         f"start from them by train.init={path}")
     if found.get("options_hash") != options_hash(options_text):
         theirs, ours = deciding(found["options"]), deciding(options_text)
         differ = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
