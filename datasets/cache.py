@@ -51,7 +51,7 @@ class Crops:
     def _open(self) -> lmdb.Environment:
         try:
             # No read-ahead: rows are read in random order, and the neighbours of a crop are never wanted.
-            return lmdb.open(str(self.path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=512)
+            return lmdb.open(str(self.path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise InputError(f"{self.path}: expected the crops that prepare wrote, found none that can be read ({error}); "
                              "prepare again") from error

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datasets.dex_ycb import Options
 
 log = logging.getLogger(__name__)
+PLACE = ("subject", "sequence", "camera", "frame")
 HAND_ROWS = 16  # frames of each side whose joints are compared with the hand model's when a reader opens
 CONVENTION = {"pca": True, "flat_mean": False, "tips": "manopth", "kind": "chain"}
 
@@ -47,11 +48,12 @@ class DexYcb(Reader):
         self.options, self.split, self.folder = options, split, Path(options.prepared)
         self.meta = _read_meta(self.folder, options)
         self.crops = Crops(self.folder / "crops.lmdb")
-        self.labels = read_columns(self.folder / "index", {name: shape for name, (_, shape) in COLUMNS.items()})
+        self.labels = _read_labels(self.folder)
         if len(self.labels["frame"]) != self.meta["rows"]:
             raise InputError(f"{self.folder}/index: expected {self.meta['rows']} rows, found {len(self.labels['frame'])}; "
                              "remove the folder and prepare again")
         self.rows, self.official_index = self._select()
+        self.places = np.stack([self.labels[name][self.rows].astype(np.int32) for name in PLACE], 1)
         self.mirrors = bool(self.labels["side"][self.rows].any())
         stored = self.meta["plan"]
         share = crop.factor / stored["factor"]
@@ -64,7 +66,7 @@ class DexYcb(Reader):
     def _select(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the prepared folder in official order, and the official image number of each."""
         o, labels = self.options, self.labels
-        keys = {name: np.array(labels[name]) for name in ("subject", "sequence", "camera", "frame")}
+        keys = {name: np.array(labels[name]) for name in PLACE}
         rows, number = select(o.setup, self.split, np.array(self.meta["num_frames"]), len(self.meta["serials"]), **keys)
         keep = np.ones(len(rows), bool)
         if o.hands == "right":
@@ -114,6 +116,14 @@ class DexYcb(Reader):
             rows = np.unique(rows[np.linspace(0, len(rows) - 1, HAND_ROWS).round().astype(int)])
             require_fit(self.hands, side, self.labels["mano"][rows], self.labels["joint_3d"][rows], str(self.folder))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a spawned process, which maps the columns itself: a copied map would be a copy of the data."""
+        return {**self.__dict__, "labels": None, "_on": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.labels = _read_labels(self.folder)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -141,8 +151,7 @@ class DexYcb(Reader):
 
     def sample_name(self, index: int) -> str:
         """Path of the picture below the root."""
-        row = int(self.rows[index])
-        subject, sequence, camera, frame = (int(self.labels[name][row]) for name in ("subject", "sequence", "camera", "frame"))
+        subject, sequence, camera, frame = self.places[index].tolist()
         return (f"{self.meta['people'][subject]}/{self.meta['sequences'][subject][sequence]}/{self.meta['serials'][camera]}/"
                 f"color_{frame:06d}.jpg")
 
@@ -213,6 +222,10 @@ def require_fit(hands: Hands, side: str, mano: np.ndarray, joints: np.ndarray, w
         raise InputError(f"{where}: the labels' {side} hands are not those of the hand model {hands[side].name} (joints up to "
                          f"{1e3 * error:.0f} mm apart): set {option} to the file the labels were made with (the real DexYCB: "
                          f"template/MANO_{side.upper()}.pkl)")
+
+
+def _read_labels(folder: Path) -> dict[str, np.ndarray]:
+    return read_columns(folder / "index", {name: shape for name, (_, shape) in COLUMNS.items()})
 
 
 def _read_meta(folder: Path, options: Options) -> dict[str, Any]:

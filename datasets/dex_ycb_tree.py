@@ -122,9 +122,9 @@ def _cameras(path: Path, listed: object, serials: Row[str]) -> tuple[int, ...]:
     """Indices of the cameras that saw a sequence; a meta.yml without the list means all."""
     if listed is None:
         return tuple(range(len(serials)))
-    if not isinstance(listed, list) or not all(isinstance(s, str) for s in listed):
-        raise InputError(f"{path}: expected serials: a list of quoted numbers, found {listed!r}; mend or replace the file")
-    cameras = tuple(i for i, serial in enumerate(serials) if serial in listed)
+    if not isinstance(listed, list):
+        raise InputError(f"{path}: expected serials: a list, found {listed!r}; mend or replace the file")
+    cameras = tuple(i for i, serial in enumerate(serials) if serial in map(str, listed))
     if not cameras:
         raise InputError(f"{path}: none of its serials {listed} is among dataset.serials; set that option")
     return cameras

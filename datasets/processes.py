@@ -73,8 +73,8 @@ def _collect(waiting: list[Any], pipes: dict[Connection, multiprocessing.Process
 def _killed(process: multiprocessing.Process) -> InputError:
     code = process.exitcode
     how = f"killed by signal {-code}; out of memory?" if code < 0 else f"exit code {code}"
-    return InputError(f"a worker process ended before its work did ({how}); what was finished is kept: run the same command again, "
-                      "with fewer workers if memory is short")
+    return InputError(f"a worker process ended before its work did ({how}); what was finished is kept: run the same command "
+                      "again, with fewer workers if memory is short")
 
 
 def _work(function: Callable, pipe: Connection) -> None:

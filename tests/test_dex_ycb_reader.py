@@ -135,6 +135,7 @@ def test_copies_of_a_reader_read(options: Options):
     """A copied reader (a spawned worker gets one: copying and pickling take the same way) reads the same sample."""
     reader = opened(options)
     first = reader[(0, 3)]
+    assert reader.__getstate__()["labels"] is None
     again = copy.deepcopy(reader)[(0, 3)]
     assert all(np.array_equal(first[key], again[key]) for key in first)
 

@@ -2,8 +2,8 @@
 
     pytest tests/benchmarks/test_prepare_speed.py --benchmark-enable
 
-Pictures are camera-like in what JPEG sees: grain over soft shapes, 72 kB. The rates are printed, not asserted: how busy the machine
-is decides them. Wanted: 300 frames/s on four cores.
+Pictures are camera-like in what JPEG sees: grain over soft shapes, 72 kB. The rates are printed, not asserted: how busy the
+machine is decides them. Wanted: 300 frames/s on four cores.
 """
 import os
 import sys
