@@ -259,7 +259,7 @@ def test_disk_full_is_one_line_and_keeps_what_is_done(tmp_path, hands, monkeypat
     assert write(options, hands["right"], hands["left"])["written"] == 2
 
 
-def killed(root: str, subject: int, index: int) -> int:
+def killed(*_: object) -> int:
     """A worker process that the system kills."""
     os.kill(os.getpid(), 9)
     return 0
@@ -268,7 +268,7 @@ def killed(root: str, subject: int, index: int) -> int:
 def test_a_killed_worker_is_one_line(tmp_path, hands, monkeypatch):
     """SIGKILL in a worker process: InputError that says how to go on, and no half-written recording."""
     monkeypatch.setattr(dexycb, "_task", killed)
-    with pytest.raises(InputError, match="worker process was killed .* run the same command"):
+    with pytest.raises(InputError, match="worker process ended .* run the same command"):
         write(Options(**SMALL | {"workers": 2}, out=str(tmp_path / "a")), hands["right"], hands["left"])
     assert not sequences(tmp_path / "a")
 

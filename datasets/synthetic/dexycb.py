@@ -10,13 +10,10 @@ import contextlib
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,6 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
+from datasets.processes import in_processes
 from datasets.synthetic import dexycb_files as dexycb
 from datasets.synthetic.motion import Wish
 from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people
@@ -211,23 +209,10 @@ def _run(options: Options, studio: Studio, hands: tuple, root: Path, todo: list[
             torch.set_num_threads(threads[0])
             cv2.setNumThreads(threads[1])
         return
-    done = 0
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (options, *hands))
-    queue = iter(todo)
-    try:
-        with _one_thread_each():  # the processes start with the first tasks
-            waiting = {pool.submit(_task, str(root), *task) for task in islice(queue, 4 * workers)}
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            waiting |= {pool.submit(_task, str(root), *task) for task in islice(queue, len(finished))}
-            for future in finished:
-                done += 1
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise InputError(f"{root}: a worker process was killed (out of memory?) after {done} of {len(todo)} sequences; what is "
-                         f"finished is kept: run the same command to go on, with synth.workers below {workers}") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    results = in_processes(partial(_task, options, *hands, root), todo, workers)
+    with _one_thread_each():  # the processes start with the first result
+        yield next(results)
+    yield from results
 
 
 @contextlib.contextmanager
@@ -249,11 +234,8 @@ def _one_thread_each() -> Iterator[None]:
 _STUDIO: list[Studio] = []  # of a worker process
 
 
-def _start(options: Options, right: HandArrays, left: HandArrays | None) -> None:
-    torch.set_num_threads(1)
-    _STUDIO[:] = [make_studio(options, right, left)]
-
-
-def _task(root: str, subject: int, index: int) -> int:
-    part = Path(root) / ".part" / f"{subject}-{index}"
-    return write_sequence(_STUDIO[0], subject, index, _folder(Path(root), subject, index), part)
+def _task(options: Options, right: HandArrays, left: HandArrays | None, root: Path, task: tuple[int, int]) -> int:
+    if not _STUDIO:
+        torch.set_num_threads(1)
+        _STUDIO.append(make_studio(options, right, left))
+    return write_sequence(_STUDIO[0], *task, _folder(root, *task), root / ".part" / f"{task[0]}-{task[1]}")
