@@ -4,14 +4,13 @@
 The one place where a method (src/) and a dataset (datasets/) are joined. Heavy imports happen inside the commands, so
 that --help answers at once. Exit codes: 0 done, 2 wrong input (one line on stderr), 1 our bug (a traceback).
 """
-import errno
 import logging
 import os
 import sys
 from pathlib import Path
 
 from options.arguments import arguments
-from utils.errors import InputError
+from utils.errors import REFUSED, InputError
 
 
 def synth(options) -> None:
@@ -22,8 +21,7 @@ def synth(options) -> None:
 
 
 def prepare(options) -> None:
-    module = _section(options, "dataset", "datasets")
-    _say(module.prepare(options.dataset, _hands(options)))
+    _say(_section(options, "dataset", "datasets").prepare(options.dataset, _hands(options)))
 
 
 def train(options) -> int:
@@ -87,8 +85,8 @@ def report(options) -> None:
     folder = Path(options.report.out) if options.report.out else options.folder
     _say(write_summary(options.report, folder, runs))
     hands = _hands(options)
-    reader = _reader(options, hands, options.test.split) if options.dataset else None
-    write_page(options.report, folder, runs, hands["right"], reader.picture if reader else None)
+    source = _reader(options, hands, options.test.split) if options.dataset else None
+    write_page(options.report, folder, runs, hands["right"], source)
     _say(f"{folder / 'report.html'} written")
 
 
@@ -121,13 +119,15 @@ def _options(args):
 
 def _hands(options) -> dict:
     """The hand model of each side; the left one is the right one's sibling file unless the options name it."""
-    from utils.hand import HandModel
+    from utils.hand import HandModel, left_sibling
 
-    left = options.hand_left or options.hand.replace("right", "left").replace("RIGHT", "LEFT")
-    shapedirs = getattr(options.dataset, "left_shapedirs", "as_is")
+    left = Path(options.hand_left) if options.hand_left else left_sibling(options.hand)
     hands = {"right": HandModel.load(options.hand)}
-    if options.hand_left or Path(left).is_file():
-        hands["left"] = HandModel.load(left, shapedirs)
+    if options.hand_left or (left.is_file() and left != Path(options.hand)):
+        hands["left"] = HandModel.load(left, getattr(options.dataset, "left_shapedirs", "as_is"))
+    for side, hand in hands.items():
+        if hand.side != side:
+            raise InputError(f"{hand.name} is a {hand.side} hand, not a {side} one; mend the options hand and hand_left")
     return hands
 
 
@@ -141,11 +141,12 @@ def _method(options):
 
 def _trained(options, checkpoint: str | None):
     """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
-    from src.checkpoint import load_weights
+    from src.checkpoint import load_weights, require_same_method
 
     method = _method(options)
     path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
-    load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
+    found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
+    require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
     return method, path
 
 
@@ -173,7 +174,7 @@ def _say(text: object) -> None:
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO, format="%(message)s")
     try:
         if args.command == "convert":
             convert(args)
@@ -183,10 +184,10 @@ def main(argv: list[str]) -> int:
         print(f"run.py {args.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in REFUSED:
             raise
-        print(f"run.py {args.command}: {error.strerror}: {error.filename or 'the output folder'}; what was finished is kept: "
-              "make room or choose another out= and run again", file=sys.stderr)
+        print(f"run.py {args.command}: {error.filename2 or error.filename or 'the output folder'}: {error.strerror}; what was "
+              "finished is kept: make room there or choose another place for the output, and run again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"run.py {args.command}: stopped; what was finished is kept", file=sys.stderr)

@@ -47,7 +47,7 @@ class Options(Strict):
 
     name: str = Field("", description="the run's folder is out/<name>")
     out: str = Field("out", description="folder of all runs")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's own choice")
     hand: str = Field("template/free_hand_right.npz", description="right hand: .npz of this project or MANO_RIGHT.pkl")

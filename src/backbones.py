@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         if self.kind == "flat":
             if min(x.shape[2:]) < self.cells:
                 raise InputError(f"method.cells={self.cells}: the last map of a {image.shape[3]}-pixel crop has only "
-                                 f"{x.shape[3]} cells a side; lower method.cells or raise crop.size")
+                                 f"{x.shape[3]} cells a side; lower method.cells or raise crop.pixels")
             return F.adaptive_avg_pool2d(x, self.cells).flatten(1)
         pooled = x.mean((2, 3))
         return self.fc(pooled) if self.kind == "logits1000" else pooled

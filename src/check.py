@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
-from utils.hand import HandModel
+from utils.hand import HandModel, left_sibling
 
-REQUIREMENTS = Path("requirements.txt")
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 PYTHONS = ((3, 11), (3, 12))
 TORCH = ((2, 11), (2, 14))  # oldest and newest that the project is written for
 
@@ -32,8 +32,7 @@ def _looks(options: Any) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "right hand", lambda: _hand(options.hand)
     if options.dataset is not None:
         if getattr(options.dataset, "hands", "right") != "right" or options.hand_left:
-            left = options.hand_left or options.hand.replace("right", "left").replace("RIGHT", "LEFT")
-            yield "left hand", lambda: _hand(left)
+            yield "left hand", lambda: _hand(options.hand_left or left_sibling(options.hand))
         yield "dataset", lambda: _folder(options.dataset.root, "link the dataset there, or set dataset.root=<its folder>")
         yield "prepared dataset", lambda: _prepared(options.dataset.prepared)
     if options.method is not None:
@@ -79,7 +78,7 @@ def _device(wanted: str) -> str:
     return f"CPU, {torch.get_num_threads()} threads, bf16 {'yes' if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 'no'}"
 
 
-def _hand(path: str) -> str:
+def _hand(path: str | Path) -> str:
     hand = HandModel.load(path)
     return f"{path} ({hand.name}, sha256 {hand.sha256[:12]})"
 

@@ -98,6 +98,25 @@ def require_fitting(found: Mapping[str, Any], path: str | Path, method_name: str
                          "was trained with")
 
 
+def require_same_method(found: Mapping[str, Any], path: str | Path, options: Mapping[str, Any],
+                        training_only: frozenset[str]) -> None:
+    """Refuse weights that fit but were trained with other options of their method, and so mean something else.
+
+    found: as load_weights returns it; without options it passes. training_only: options that are no part of the trained network.
+    """
+    theirs = found.get("method_options") or _method_section(found.get("options"))
+    differ = [key for key, value in options.items() if key in theirs and key not in training_only and theirs[key] != value]
+    if differ:
+        listed = ", ".join(f"method.{key} = {theirs[key]!r} there and {options[key]!r} now" for key in differ[:3])
+        raise InputError(f"{path}: trained with other options of the method ({listed}); use the option file it was trained with")
+
+
+def _method_section(options_text: Any) -> dict[str, Any]:
+    tree = yaml.safe_load(options_text) if isinstance(options_text, str) else None
+    section = tree.get("method") if isinstance(tree, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
 def _hand(info: Mapping[str, str]) -> str:
     return f"{info['name']} ({info['sha256'][:12]})"
 

@@ -119,6 +119,9 @@ def start_pose(kind: str, hand: HandModel) -> Tensor:
 class IdHand(Method):
     """The three arms; see the file's docstring."""
 
+    training_only = frozenset({"weights", "dropout", "surface_losses", "conf_drop_out", "conf_loss", "conf_margin",
+                               "train_only_conf"})
+
     def __init__(self, options: Options, hand: HandModel):
         super().__init__()
         self.options, self.hand = options, hand

@@ -16,10 +16,12 @@ class Method(nn.Module, ABC):
 
     `needs` names the Batch fields that `forward` and `losses` read (besides image, K and index).
     `loss_names` are the keys of `losses`, and the only keys that the option file's `loss:` weights may have.
+    `training_only` names the options that are no part of the trained network; a checkpoint must agree in all others.
     """
 
     needs: frozenset[str] = frozenset()
     loss_names: tuple[str, ...] = ()
+    training_only: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:

@@ -7,21 +7,29 @@ import platform
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from src.identity import COMPANIONS
 from utils.bootstrap import intervals
 from utils.errors import InputError
 from utils.files import read_json, require_file, write_json
 from utils.hand import HandModel
 from utils.predictions import Predictions, read_predictions
 from utils.report import ReportRun, write_report
-from utils.report_pictures import PictureOf
 from utils.results import compare, read_scores, results_table, write_readme_table
 from utils.score import METRICS, Scores
 from utils.strict import Strict
+
+
+class Pictured(Protocol):
+    """What the page needs of a reader (datasets/reader.py): rows with names, and pictures to draw on."""
+
+    def __len__(self) -> int: ...
+    def sample_name(self, index: int) -> str: ...
+    def picture(self, index: int) -> Any: ...
 
 
 class ReportOptions(Strict):
@@ -83,6 +91,8 @@ def _mean_of(values: Sequence[Any]) -> Any:
 
 def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]:
     """Content of summary.json: per run all metrics, intervals, frames; differences; share recovered; seconds per stage."""
+    if options.full_gain is not None and options.reference is None:
+        raise InputError(f"report.full_gain = {options.full_gain}: over which run? give report.reference as well")
     if options.metric not in METRICS:
         raise InputError(f"report.metric = {options.metric}: expected one of {', '.join(METRICS)}")
     summary: dict[str, Any] = {}
@@ -123,12 +133,12 @@ def _recovered(options: ReportOptions, differences: dict[str, Any]) -> dict[str,
 def read_stages(path: str) -> dict[str, float]:
     """Seconds by stage, lines of the same stage added up (a run that was stopped and went on)."""
     seconds: dict[str, float] = {}
-    for line in require_file(path, "scripts/quickstart.sh writes it").read_text().splitlines():
+    for line in require_file(path, "scripts/quickstart.sh writes it").read_text(errors="replace").splitlines():
         name, _, number = line.partition(" ")
         try:
             seconds[name] = seconds.get(name, 0.0) + float(number)
         except ValueError as error:
-            raise InputError(f"{path}: expected lines `stage seconds`, found `{line}`; delete it and run again") from error
+            raise InputError(f"{path}: expected lines `stage seconds`, found `{line[:60]}`; delete it and run again") from error
     return seconds
 
 
@@ -142,15 +152,33 @@ def write_summary(options: ReportOptions, folder: Path, runs: dict[str, Scores])
     return results_table(labelled, "text") + "\n" + "\n".join(comparison_lines(summary))
 
 
-def write_page(options: ReportOptions, folder: Path, runs: dict[str, Scores], hand: HandModel,
-               picture_of: PictureOf | None) -> None:
-    """Write report.html. picture_of: as utils.report.write_report; None = no overlays."""
+def write_page(options: ReportOptions, folder: Path, runs: dict[str, Scores], hand: HandModel, source: Pictured | None) -> None:
+    """Write report.html. source: the reader of the scored frames, for overlays; None = none. InputError if it reads others."""
     columns = [ReportRun(label, scores, _predictions(options.runs[label])) for label, scores in runs.items()]
-    curve = read_json(options.curve, "run.py calibrate writes it") if options.curve else None
+    if source is not None and options.pictures:
+        _require_same_frames(columns[0].predictions, source)
+    picture_of = None if source is None else source.picture
+    curve = _curve(options.curve) if options.curve else None
     averaged = [f"{label}: each frame's error is the mean over {scores.summary['files_averaged']} draws of the calibration."
                 for label, scores in runs.items() if "files_averaged" in scores.summary]
     write_report(folder / "report.html", options.title, columns, hand=hand, picture_of=picture_of, pictures=options.pictures,
                  reference=options.reference, calibration=curve, notes=averaged + comparison_lines(summarise(options, runs)))
+
+
+def _require_same_frames(predictions: Predictions, source: Pictured) -> None:
+    """Overlays go by the row in the reader, so its rows must be those that were predicted."""
+    for row, name in zip(np.asarray(predictions["index"]).tolist(), predictions["name"].tolist()):
+        found = source.sample_name(row) if row < len(source) else "nothing"
+        if found != name:
+            raise InputError(f"{predictions.path}: its frame {name} is row {row}, where this option file's dataset has {found}; "
+                             "set dataset and test.split as in that test, or report.pictures=0")
+
+
+def _curve(path: str) -> dict[str, Any]:
+    curve = read_json(path, "run.py calibrate writes it")
+    if not isinstance(curve, dict) or curve.get("kind") != COMPANIONS[1]:
+        raise InputError(f"{path}: expected the curve.json of a calibration, found other json; run.py calibrate writes it")
+    return curve
 
 
 def _predictions(patterns: Sequence[str]) -> Predictions:

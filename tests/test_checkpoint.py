@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.checkpoint import VERSION, deciding, load, load_weights, options_hash, save, save_weights
+from src.checkpoint import VERSION, deciding, load, load_weights, options_hash, require_same_method, save, save_weights
 from utils.errors import InputError
 
 HAND = {"name": "free hand", "sha256": "a" * 64}
@@ -173,3 +173,14 @@ def test_options_that_decide():
     assert deciding(one) == {"seed": 0, "loss": {}, "train.lr": 0.1}
     assert options_hash(one) == options_hash(text.format(name="b", seed=0, n=2))
     assert options_hash(one) != options_hash(text.format(name="a", seed=1, n=1))
+
+
+def test_other_options_of_the_method():
+    """Weights that fit, but were trained with other options, are refused; what only training reads may differ."""
+    trained = {"options": "method: {name: idhand, pose_update: add, dropout: 0.1}"}
+    free = frozenset({"dropout"})
+    require_same_method(trained, "a.pt", {"pose_update": "add", "dropout": 0.0, "newer": 1}, free)
+    require_same_method({"options": {"name": "idhand"}}, "a.pt", {"pose_update": "multiply"}, free)
+    for found in (trained, {"method_options": {"pose_update": "add"}}):
+        with pytest.raises(InputError, match=r"a.pt: .*method.pose_update = 'add' there and 'multiply' now"):
+            require_same_method(found, "a.pt", {"pose_update": "multiply"}, free)

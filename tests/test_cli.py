@@ -162,6 +162,10 @@ WRONG = {
     "no predictions to calibrate": (["calibrate", "options/quickstart_baseline.yaml"], "calibrate.predictions"),
     "demo without input": (["demo", "options/quickstart_baseline.yaml", "name=nothing_here"], "last.pt"),
     "report without runs": (["report", "options/quickstart_baseline.yaml"], "report.runs"),
+    "negative seed": (["train", "options/quickstart.yaml", "seed=-1"], "seed"),
+    "hand of the other side": (["train", "options/quickstart_start.yaml", "hand=template/free_hand_left.npz"], "left hand"),
+    "output below a file": (["convert", "mano", "template/free_hand_right.npz", "--out", "README.md/x.npz"], "README.md"),
+    "output is a folder": (["convert", "mano", "template/free_hand_right.npz", "--out", "tests"], "tests"),
     "convert what": (["convert", "idhand", "x.pt", "--out", "y.pt"], "idhand"),
     "convert nothing": (["convert", "idhand_baseline", "x.pt", "--out", "y.pt"], "x.pt"),
 }
@@ -186,5 +190,7 @@ def test_checkpoint_of_another_kind(tiny: Path, tmp_path: Path):
     assert str(cut) in run("test", options, f"test.checkpoint={cut}", code=2).stderr
     other = run("test", options, f"test.checkpoint={checkpoint}", "method.shape=given", code=2).stderr
     assert "shape_head" in other and other.count("\n") == 1
+    turned = run("test", options, f"test.checkpoint={checkpoint}", "method.pose_update=multiply", code=2).stderr
+    assert "method.pose_update" in turned and turned.count("\n") == 1  # fits, but was trained otherwise
     changed = run("train", options, "train.lr=0.5", code=2).stderr
     assert "train.lr" in changed

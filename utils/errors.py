@@ -1,4 +1,12 @@
-"""The one exception for wrong input: run.py prints its message on one line of stderr and exits with 2."""
+"""The one exception for wrong input: run.py prints its message on one line of stderr and exits with 2.
+
+Some refusals of the system count as wrong input, too.
+"""
+import errno
+
+# Of a write, for a reason that the user can mend.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+           errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class InputError(Exception):

@@ -78,7 +78,7 @@ def read_json(path: str | os.PathLike, remedy: str = "write it again") -> object
     path = require_file(path, remedy)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: expected json, found a file that breaks ({error}); {remedy}") from error
 
 
@@ -90,7 +90,7 @@ def read_yaml(path: str | os.PathLike, loader: type = yaml.SafeLoader, remedy: s
     try:
         with open(path, encoding="utf-8") as file:
             return yaml.load(file, Loader=loader)  # noqa: S506  the loader is safe: checked above
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: expected yaml, found a file that breaks ({error}); {remedy}") from error
 
 

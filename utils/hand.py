@@ -211,6 +211,12 @@ def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"
     return points * points.new_tensor((-1.0, 1.0, 1.0))
 
 
+def left_sibling(right: str | Path) -> Path:
+    """The left hand's file beside the right one's: MANO_LEFT.pkl beside MANO_RIGHT.pkl."""
+    path = Path(right)
+    return path.with_name(path.name.replace("right", "left").replace("RIGHT", "LEFT"))
+
+
 def mirror_axis_angle(axis_angle: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
     """Rotation vectors of the other hand: (x, -y, -z); also (..., 45) or (..., 48), triple by triple."""
     sign = axis_angle.new_tensor((1.0, -1.0, -1.0))

@@ -83,7 +83,7 @@ _ALLOWED: dict[tuple[str, str], type[_Record]] = {
 }
 
 _BREAKS = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError,
-           MemoryError, OverflowError, RecursionError)
+           MemoryError, OverflowError, RecursionError, SyntaxError)  # the last: numpy evaluates a data type's name
 
 
 class _Refused(Exception):

@@ -51,6 +51,8 @@ def read_scores(path: str | os.PathLike) -> Scores:
         scores = Scores(summary, samples, arrays["joint_errors_mm"], arrays["name"], arrays["subject"])
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         raise InputError(f"{beside}: expected per-frame scores, found a file that breaks ({error}); {REMEDY}") from error
+    if lacking := {"n", "subjects", "metrics", "protocol_line", "by_subject", "by_joint", "curves", "official"} - summary.keys():
+        raise InputError(f"{path}: scores without {', '.join(sorted(lacking))}; {REMEDY}")
     if len(scores.name) != summary["n"]:
         raise InputError(f"{beside}: {len(scores.name)} frames, but {path.name} beside it counts {summary['n']}; score again")
     return scores
