@@ -31,7 +31,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     Raises InputError as predict, score and the identity files do.
     """
     sets = _identity_sets(options, hand, source)
-    rows = []
+    rows, official = [], None
     for name, shapes in sets.items():
         place = folder / name if name else folder
         predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
@@ -41,12 +41,14 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
         scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
         write_scores(place, scores)
         if options.official_text and "official_index" in predictions:
-            log.info(write_dexycb_text(predictions, place / "dexycb_results.txt").note)
+            official = write_dexycb_text(predictions, place / "dexycb_results.txt")
         rows.append((str(place), scores.summary))
         if options.report and not name:
             run = ReportRun(str(meta["run"]), scores, predictions)
             write_report(place / "report.html", str(place), [run], hand=hand, picture_of=source.picture,
                          pictures=options.pictures)
+    if official is not None and official.note:
+        log.info(official.note)
     return results_table(rows, "text")
 
 
