@@ -134,19 +134,19 @@ def _hands(options) -> dict:
 def _method(options):
     import torch
 
-    module = _section(options, "method", "src")
     torch.manual_seed(options.seed)  # the first weights belong to the run: the same options start from the same ones
-    return module.build(options.method, _hands(options)["right"])
+    return _section(options, "method", "src").build(options.method, _hands(options)["right"])
 
 
 def _trained(options, checkpoint: str | None):
     """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
-    from src.checkpoint import load_weights, require_same_method
+    from src.checkpoint import load_weights, require_same_crop, require_same_method
 
     method = _method(options)
     path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
     found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
     require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
+    require_same_crop(found, path, options.crop.model_dump(mode="json"))
     return method, path
 
 

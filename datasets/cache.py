@@ -51,10 +51,16 @@ class Crops:
     def _open(self) -> lmdb.Environment:
         try:
             # No read-ahead: rows are read in random order, and the neighbours of a crop are never wanted.
-            return lmdb.open(str(self.path), subdir=False, readonly=True, lock=False, readahead=False)
+            env = lmdb.open(str(self.path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise InputError(f"{self.path}: expected the crops that prepare wrote, found none that can be read ({error}); "
                              "prepare again") from error
+        needed, found = (env.info()["last_pgno"] + 1) * env.stat()["psize"], self.path.stat().st_size
+        if found < needed:  # reading past the end of a mapped file kills the process
+            env.close()
+            raise InputError(f"{self.path}: expected {needed} bytes, found {found}: it is truncated; remove its folder and "
+                             "prepare again")
+        return env
 
 
 class CropWriter:

@@ -44,8 +44,9 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
     started, workers = time.monotonic(), workers or os.cpu_count() or 1
     tree, folder = scan(root, plan.serials, plan.width, plan.height), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _require_ours(folder, tree.root)
     with _locked(folder):
-        for left in folder.rglob("*.part"):  # of a killed run
+        for left in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):  # of a killed run
             left.unlink()
         if (folder / "meta.json").exists():
             return _finished(folder, tree, plan)
@@ -74,6 +75,14 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
     return summary
 
 
+def _require_ours(folder: Path, root: Path) -> None:
+    """Refuse a folder that holds something else, the dataset above all: nothing there is ours to write or delete."""
+    found = {path.name for path in folder.iterdir() if path.name != ".lock" and path.suffix != ".part"}
+    if folder.resolve() == Path(root).resolve() or (found and not found & {"plan.json", "meta.json"}):
+        raise InputError(f"dataset.prepared={folder}: expected a new folder or one that prepare made, found other files "
+                         f"({', '.join(sorted(found)[:3])}); name another")
+
+
 def _meta(tree: Tree, plan: Plan, rows: int) -> dict:
     """Everything about the rows that is not a column."""
     sequences: list[list[str]] = [[""] * tree.num_frames().shape[1] for _ in tree.people]
@@ -86,12 +95,16 @@ def _meta(tree: Tree, plan: Plan, rows: int) -> dict:
 
 
 def _fingerprint(tree: Tree) -> str:
-    return hashlib.sha256("".join(s.folder + s.fingerprint for s in tree.sequences).encode()).hexdigest()
+    cameras = np.ascontiguousarray(tree.K).tobytes()
+    return hashlib.sha256("".join(s.folder + s.fingerprint for s in tree.sequences).encode() + cameras).hexdigest()
 
 
 def _finished(folder: Path, tree: Tree, plan: Plan) -> dict:
     """The counts of a folder that is already whole; InputError if it holds something else."""
     meta = read_json(folder / "meta.json", f"remove {folder} and prepare again")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
+        raise InputError(f"{folder}/meta.json: expected version {VERSION} of a prepared folder's, found something else; "
+                         f"remove {folder} and prepare again")
     same_plan(folder, meta["plan"], plan)
     if meta["fingerprint"] != _fingerprint(tree):
         raise InputError(f"{folder}: prepared from another tree than {tree.root} is now; "

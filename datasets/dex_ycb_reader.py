@@ -62,6 +62,9 @@ class DexYcb(Reader):
         self._require_room(stored["factor"])
         for number, side in enumerate(sides(options.hands, hands)):
             self._require_hand(number, side)
+        if self.mirrors and needs is not None and "identity" in needs and not self.left_shape_holds():
+            raise InputError("dataset.hands=mirror_left: this method is told the shape, and the left hand model is not the "
+                             "right one's mirror image, so left hands have no shape to tell; use dataset.hands=right")
 
     def _select(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the prepared folder in official order, and the official image number of each."""

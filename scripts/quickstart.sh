@@ -5,11 +5,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 OUT=out/quickstart
 mkdir -p "$OUT"
 
-stage() {  # stage <name> <run.py arguments>: runs it, and notes its seconds (summed over attempts by the report)
-    local name=$1 start=$SECONDS
+stage() {  # stage <name> <run.py arguments>: runs it, and notes its seconds, also those of an attempt that was stopped
+    local name=$1
     shift
     echo "== $name" >&2
+    trap 'echo "'"$name"' $((SECONDS - start))" >> "$OUT/stages.txt"' EXIT
+    start=$SECONDS
     run "$@"
+    trap - EXIT
     echo "$name $((SECONDS - start))" >> "$OUT/stages.txt"
 }
 

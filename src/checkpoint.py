@@ -25,7 +25,8 @@ FORMAT, VERSION = "hand mesh checkpoint", 1
 HandInfo = dict[str, str] | None
 
 # What may differ when a run is resumed: none of it reaches the weights.
-FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth") + tuple(f"train.{key}" for key in (
+FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth", "dataset.root", "dataset.workers",
+        "dataset.unreadable") + tuple(f"train.{key}" for key in (
     "workers", "save_every", "save_seconds", "keep_every", "val_split", "validate_every", "validate_frames", "log_every"))
 
 
@@ -104,16 +105,24 @@ def require_same_method(found: Mapping[str, Any], path: str | Path, options: Map
 
     found: as load_weights returns it; without options it passes. training_only: options that are no part of the trained network.
     """
-    theirs = found.get("method_options") or _method_section(found.get("options"))
+    theirs = found.get("method_options") or _section(found.get("options"), "method")
     differ = [key for key, value in options.items() if key in theirs and key not in training_only and theirs[key] != value]
     if differ:
         listed = ", ".join(f"method.{key} = {theirs[key]!r} there and {options[key]!r} now" for key in differ[:3])
         raise InputError(f"{path}: trained with other options of the method ({listed}); use the option file it was trained with")
 
 
-def _method_section(options_text: Any) -> dict[str, Any]:
+def require_same_crop(found: Mapping[str, Any], path: str | Path, crop: Mapping[str, Any]) -> None:
+    """Refuse to show a network other crops than it was trained on; a checkpoint without options passes."""
+    for key, value in _section(found.get("options"), "crop").items():
+        if key in crop and crop[key] != value:
+            raise InputError(f"{path}: trained with crop.{key} = {value}, found {crop[key]}; use the option file it was "
+                             "trained with")
+
+
+def _section(options_text: Any, name: str) -> dict[str, Any]:
     tree = yaml.safe_load(options_text) if isinstance(options_text, str) else None
-    section = tree.get("method") if isinstance(tree, dict) else None
+    section = tree.get(name) if isinstance(tree, dict) else None
     return section if isinstance(section, dict) else {}
 
 

@@ -225,10 +225,10 @@ class _Loop:
             settled = settled + self.watch.settle_all()
         save = kept or any(step.save for step in settled)
         self._log(settled)
+        if self.step % per_epoch == 0:
+            self._log_epoch()  # before the checkpoint, which would keep this epoch's sums
         if save:
             self._save(*([self.folder / f"step_{self.step:07d}.pt"] if kept else []))
-        if self.step % per_epoch == 0:
-            self._log_epoch()
         stop = any(step.stop for step in settled)
         due = self._ends_unit(options.validate_every) if options.validate_every else self.step % per_epoch == 0
         if self.val_source is not None and not stop and (due or self.step == self.total):

@@ -4,6 +4,7 @@ What an identity-aware method is told is one *set* of shapes: the truth, a folde
 calibration (`<folder>/draws`), each predicted and scored on its own.
 """
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     """
     sets = _identity_sets(options, hand, source)
     rows, official = [], None
+    for stale in folder.glob("*/scores.json"):  # of an earlier calibration with more draws
+        if stale.parent.name.isdigit() and stale.parent.name not in sets:
+            shutil.rmtree(stale.parent)
     for name, shapes in sets.items():
         place = folder / name if name else folder
         predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,

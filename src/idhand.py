@@ -196,7 +196,7 @@ class IdHand(Method):
         if not self.options.train_only_conf:
             terms = self._mesh_terms(out, batch)
             true_pose = rows6d_from_matrix(batch.rotations).flatten(1)
-            terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_shape)
+            terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_verts)
         if not self.told and "shape" in self.loss_names:
             terms["shape"] = labelled(mean_abs(out.shape, batch.shape), batch.has_shape)
         if self.options.conf_branch:

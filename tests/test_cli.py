@@ -2,6 +2,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,3 +195,32 @@ def test_checkpoint_of_another_kind(tiny: Path, tmp_path: Path):
     assert "method.pose_update" in turned and turned.count("\n") == 1  # fits, but was trained otherwise
     changed = run("train", options, "train.lr=0.5", code=2).stderr
     assert "train.lr" in changed
+
+
+def test_prepare_touches_only_its_own(tiny: Path, tmp_path: Path):
+    """prepare into the dataset, or into a folder of other files, is refused in a line, and nothing there is deleted."""
+    options = write_options(tiny, "elsewhere")
+    assert "dataset.prepared" in run("prepare", options, f"dataset.prepared={tiny / 'dex_ycb'}", code=2).stderr
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "half.part").write_text("not yours")
+    (other / "notes.txt").write_text("not yours")
+    assert "notes.txt" in run("prepare", options, f"dataset.prepared={other}", code=2).stderr
+    assert (other / "half.part").is_file()
+
+
+def test_truncated_crops_are_one_line(tiny: Path, tmp_path: Path):
+    """crops.lmdb cut short: a line that names it, where a mapped read past its end would kill the process."""
+    shutil.copytree(tiny / "prepared", tmp_path / "cut")
+    crops = tmp_path / "cut/crops.lmdb"
+    os.truncate(crops, crops.stat().st_size // 2)
+    options = write_options(tiny, "cut", loss={**LOSS, "shape": 1})
+    said = run("train", options, f"dataset.prepared={tmp_path / 'cut'}", code=2).stderr
+    assert "crops.lmdb" in said and "truncated" in said
+
+
+def test_another_crop_is_refused(tiny: Path):
+    """A network is not shown other crops than it was trained on."""
+    options = write_options(tiny, "crop", loss={**LOSS, "shape": 1}, train={"steps": 1})
+    run("train", options)
+    assert "crop.factor" in run("test", options, "crop.factor=1.1", code=2).stderr
