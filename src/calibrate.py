@@ -79,27 +79,6 @@ def calibrate(predictions_path: str | Path, options: CalibrateOptions, folder: s
     return summary
 
 
-def identities_of_draws(predictions_path: str | Path, options: CalibrateOptions, *, hand: HandInfo,
-                        scored_predictions: str | Path | None = None) -> list[dict[int, np.ndarray]]:
-    """The shapes of `options.draws` independent draws: [{subject: (10,) float32}]; the first are those of the identity files.
-
-    For a figure averaged over draws. Methods that draw nothing (top, weighted, all) give one entry. Raises as `calibrate`.
-    """
-    selection = _selection(predictions_path, options, hand)
-    result, used = [], []
-    for draw in range(options.draws if options.method == "random" else 1):
-        orders = orders_of_draw(selection.people, options.seed + draw)
-        shapes = {}
-        for subject in selection.wanted:
-            person = selection.people[subject]
-            rows = chosen_rows(person, orders[subject], options.method, options.n)
-            shapes[subject] = mean_shape(person, rows, options.method, options.temperature)[0]
-            used += person.names[rows].tolist()
-        result.append(shapes)
-    _require_apart(selection, used, options, scored_predictions)
-    return result
-
-
 def _write(folder: Path, identities: dict[int, Identity]) -> None:
     for subject, identity in identities.items():
         write_identity(folder / f"{subject}.json", identity)

@@ -15,8 +15,8 @@ from fill import uniform
 from toy_hand import F64, error, toy
 
 GOLDENS = Path(__file__).parent / "goldens"
-GOLDEN = dict(np.load(GOLDENS / "mano.npz"))  # golden_mano.npz with every 13th vertex (verts[:, ::13]), joints whole
-AUX = dict(np.load(GOLDENS / "mano_aux.npz"))  # golden_aux.npz rot.* and mano.*, every 13th vertex
+GOLDEN = dict(np.load(GOLDENS / "toy_mano_posed.npz"))  # golden_mano.npz with every 13th vertex (verts[:, ::13]), joints whole
+AUX = dict(np.load(GOLDENS / "toy_mano_aux.npz"))  # golden_aux.npz rot.* and mano.*, every 13th vertex
 
 
 def pose_inputs(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, bool]:

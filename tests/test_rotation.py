@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from utils import rotation as rot
 
-GOLDEN = Path(__file__).parent / "goldens" / "mano_aux.npz"
+GOLDEN = Path(__file__).parent / "goldens" / "toy_mano_aux.npz"
 EYE = torch.eye(3, dtype=torch.float64)
 vectors = arrays(np.float64, 3, elements=st.floats(-8, 8)).map(torch.from_numpy)
 sixes = arrays(np.float64, 6, elements=st.floats(-3, 3)).map(torch.from_numpy)
