@@ -102,8 +102,9 @@ def _told(samples: Batch, identities: Identities | None) -> Tensor:
             raise InputError("test.identity: this split has no true shapes to tell; name a folder of identity files "
                              "(run.py calibrate)")
         if samples.has_shape is not None and not bool(samples.has_shape.all()):
-            raise InputError("dataset.hands: some left hands have no true shape to tell (the left hand model is not the right "
-                             "one's mirror image); use dataset.hands=right, or identity files")
+            raise InputError("test.identity: some of these frames have no true shape to tell (no label, or a left hand whose "
+                             "model is not the right one's mirror image); choose others (dataset.hands=right), or name "
+                             "identity files")
         return samples.shape
     shapes = []
     for subject in samples.subject.tolist():
