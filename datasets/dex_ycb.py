@@ -49,7 +49,7 @@ class Options(Strict):
     unreadable: Literal["stop", "skip"] = Field("stop", description="a broken file: stop with its name, or count it and go on")
     workers: int = Field(0, ge=0, description="processes of prepare; 0 = one per core")
 
-    setup: Literal["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s9", "s10", "s11"] = "s1"
+    setup: Literal["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s9", "s10", "s11", "population"] = "s1"
     sequences: Literal["even", "odd"] | tuple[str, ...] | None = Field(
         None, description="read only these: every other sequence of each person and side, or names; null = all")
     every: int = Field(1, ge=1, description="read every k-th frame of the split")

@@ -14,10 +14,13 @@ import numpy as np
 from utils.errors import InputError
 
 SPLITS = ("train", "val", "test", "train+val")
-SETUPS = ("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s9", "s10", "s11")
+SETUPS = ("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s9", "s10", "s11", "population")
 _TEST_VAL = {"s1": ((7, 8), (6,)), "s5": ((0, 1), (3,)), "s6": ((4, 5), (9,)), "s7": ((2, 9), (5,)), "s9": ((4, 9), (5,)),
              "s10": ((2, 3), (0,)), "s11": ((0, 2), (3,))}
 PEOPLE, SEQUENCES, CAMERAS = 10, 100, 8  # of the real dataset; a smaller synthetic tree has the first of each
+# population, for synthetic sets of many people: of every eight, counted from 0, three train, two validate, three test. The latter
+# include s1's two test people, so a set of any size has them unseen.
+_POPULATION = {"train": (1, 3, 5), "val": (4, 6), "test": (0, 2, 7)}
 RANDOM_SHARES = (0.80, 0.85)  # s4: train up to 80 %, val up to 85 %, test the rest
 
 
@@ -42,6 +45,8 @@ def part(setup: str, split: str, people: int = PEOPLE, sequences: int = SEQUENCE
     elif setup == "s3":
         groups = {"train": set(range(20)) - {3, 7, 11, 15, 19}, "val": {3, 19}, "test": {7, 11, 15}}[split]
         chosen = everyone, [i for i in every if i // 5 in groups], all_cameras
+    elif setup == "population":
+        chosen = [i for i in everyone if i % 8 in _POPULATION[split]], every, all_cameras
     else:
         test, val = _TEST_VAL[setup]
         chosen = ({"train": [i for i in everyone if i not in (*test, *val)], "val": val, "test": test}[split], every, all_cameras)

@@ -47,8 +47,9 @@ class Options(Strict):
     name: Literal["dexycb"]
     out: str = Field("data/synth_dexycb", description="root of the tree: what dataset.root then names")
     seed: int = Field(0, ge=0)
-    people: int = Field(10, ge=1, le=10, description="subjects, in DexYCB's order; s1 tests on the 8th and 9th")
-    sizes_mm: tuple[float, ...] = Field(REAL_SIZES_MM, description="wrist to middle fingertip of each person's flat hand")
+    people: int = Field(10, ge=1, le=1000, description="subjects; s1 tests on the 8th and 9th")
+    sizes_mm: tuple[float, ...] | None = Field(REAL_SIZES_MM, description="wrist to middle fingertip of each person's flat hand; "
+                                                                          "null = people drawn from the hand model's own prior")
     tones: tuple[Share, ...] | None = Field(None, description="skin of each person, 0 light to 1 dark; null = drawn")
     sequences: int = Field(100, ge=1, le=1500, description="recordings of each person; DexYCB's toolkit wants 100")
     frames: int = Field(72, ge=1, le=999_999, description="of each recording and camera")
@@ -75,8 +76,8 @@ class Options(Strict):
     def _sensible(self) -> Self:
         if self.tones is not None and len(self.tones) < self.people:
             raise ValueError(f"tones: expected one for each of {self.people} people, found {len(self.tones)}")
-        if len(self.sizes_mm) < self.people:
-            raise ValueError(f"sizes_mm: expected one for each of {self.people} people, found {len(self.sizes_mm)}")
+        if self.sizes_mm is not None and len(self.sizes_mm) < self.people:
+            raise ValueError(f"sizes_mm: expected one for each of {self.people} people, or null, found {len(self.sizes_mm)}")
         ranges = {"distance_m": (0.45, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60), "blur": (0, 20),
                   "quality": (1, 100)}
         for key, (low, high) in ranges.items():
@@ -179,7 +180,7 @@ def _difference(found: object, content: dict) -> str:
 
 
 def _folder(root: Path, subject: int, index: int) -> Path:
-    return root / dexycb.SUBJECTS[subject] / dexycb.sequence_name(subject, index)
+    return root / dexycb.subject_name(subject) / dexycb.sequence_name(subject, index)
 
 
 def _write_calibration(root: Path, studio: Studio) -> None:

@@ -3,6 +3,7 @@
 Strings that YAML would take for numbers are quoted; extrinsics carry the `!!python/tuple` tag of the originals. Equal arrays give
 equal bytes: archives have no dates.
 """
+import datetime
 import io
 import zipfile
 
@@ -15,20 +16,27 @@ SERIALS = ("836212060125", "839512060362", "840412060917", "841412060263", "9321
            "932122062010")
 
 
+def subject_name(subject: int) -> str:
+    """Folder of a person: the real set's names for its ten, then a new day for every further one."""
+    if subject < len(SUBJECTS):
+        return SUBJECTS[subject]
+    return f"{datetime.date(2021, 1, 1) + datetime.timedelta(subject - len(SUBJECTS)):%Y%m%d}-subject-{subject + 1:02d}"
+
+
 def session(subject: int) -> str:
     """Name of a person's calibration of the cameras."""
-    return f"{SUBJECTS[subject][:8]}_083000"
+    return f"{subject_name(subject)[:8]}_083000"
 
 
 def mano_calib(subject: int) -> str:
     """Name of a person's hand calibration: always `_right`, as in the original, and used for both hands."""
-    return f"{SUBJECTS[subject][:8]}_080000_{SUBJECTS[subject][9:]}_right"
+    return f"{subject_name(subject)[:8]}_080000_{subject_name(subject)[9:]}_right"
 
 
 def sequence_name(subject: int, index: int) -> str:
     """Folder of a person's `index`-th recording: time of day rises by half a minute."""
     seconds = 9 * 3600 + 31 * index
-    return f"{SUBJECTS[subject][:8]}_{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
+    return f"{subject_name(subject)[:8]}_{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
 
 
 def numbers(values: np.ndarray) -> list[str]:

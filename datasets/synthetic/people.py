@@ -83,15 +83,21 @@ def boundary_loop(faces: np.ndarray) -> np.ndarray:
     return np.array(loop)
 
 
-def make_people(count: int, sizes_mm: tuple[float, ...], side: Side, seed: int,
+def make_people(count: int, sizes_mm: tuple[float, ...] | None, side: Side, seed: int,
                 given_tones: tuple[float, ...] | None = None) -> list[Person]:
     """`count` people of the given sizes, and skin tones (0 light to 1 dark; None: drawn evenly).
+
+    sizes_mm None: all ten coefficients are standard normal, as the hand model's prior has them (cut at 3): a population on
+    which intervals that rest on this prior can be checked.
 
     Raises InputError where the hand model cannot be that small or large.
     """
     rng = np.random.default_rng([seed, 11])
     tones = (rng.permutation(count) + rng.uniform(0.2, 0.8, count)) / count
     tones = tones if given_tones is None else np.array(given_tones[:count])
+    if sizes_mm is None:
+        shapes = np.round(np.clip(rng.normal(0, 1, (count, 10)), -3, 3), 6)
+        return [Person(i, shape, side.size_mm(shape), tones[i]) for i, shape in enumerate(shapes)]
     shapes = np.concatenate([np.zeros((count, 1)), np.clip(rng.normal(0, 0.8, (count, 9)), -2, 2)], 1)
     return [Person(i, _of_size(shapes[i], sizes_mm[i], side), sizes_mm[i], tones[i]) for i in range(count)]
 
