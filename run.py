@@ -14,25 +14,29 @@ from utils.errors import REFUSED, InputError
 
 
 def synth(options) -> None:
-    module = _section(options, "synth", "datasets.synthetic")
-    hands = _hands(options)
+    from options.build import hands_of, module_of
+
+    module, hands = module_of(options, "synth", "datasets.synthetic"), hands_of(options)
     done = module.write(options.synth, hands["right"], hands.get("left"))
     _say(f"{done['sequences']} sequences, {done['written']} of them now ({done['pictures']} pictures) -> {options.synth.out}")
 
 
 def prepare(options) -> None:
-    _say(_section(options, "dataset", "datasets").prepare(options.dataset, _hands(options)))
+    from options.build import hands_of, module_of
+
+    _say(module_of(options, "dataset", "datasets").prepare(options.dataset, hands_of(options)))
 
 
 def train(options) -> int:
+    from options.build import hands_of, method_of, reader_of
     from options.load import dump
     from src.engine import train as run_training
     from utils.device import choose_device
 
-    hands, method, device = _hands(options), _method(options), choose_device(options.device, options.threads)
-    needs = method.needs | {"joints", "verts", "root"}  # validation compares joints and vertices
-    source = _reader(options, hands, options.train.split, train=not options.train.overfit, needs=needs)
-    val = _reader(options, hands, options.train.val_split, needs=needs) if options.train.val_split else None
+    hands, method, device = hands_of(options), method_of(options), choose_device(options.device, options.threads)
+    needs = method.needs | method.compares  # validation compares what the method predicts
+    source = reader_of(options, hands, options.train.split, train=not options.train.overfit, needs=needs)
+    val = reader_of(options, hands, options.train.val_split, needs=needs) if options.train.val_split else None
     result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder,
                           options_text=dump(options), seed=options.seed, device=device, hand_info=hands["right"].info,
                           method_name=options.method.name, val_source=val)
@@ -42,52 +46,84 @@ def train(options) -> int:
 
 
 def test(options) -> None:
+    from options.build import hands_of, reader_of, trained
     from src.evaluate import evaluate
     from utils.device import choose_device
 
     device = choose_device(options.device, options.threads)
-    hands, (method, checkpoint) = _hands(options), _trained(options, options.test.checkpoint)
-    source = _reader(options, hands, options.test.split)
+    hands, (method, checkpoint) = hands_of(options), trained(options, options.test.checkpoint)
+    source = reader_of(options, hands, options.test.split)
     meta = {"method": options.method.name, "run": options.name, "hand": hands["right"].info, "checkpoint": str(checkpoint)}
     _say(evaluate(method, source, options.test, options.folder / options.test.tag, hand=hands["right"], device=device, meta=meta))
 
 
 def calibrate(options) -> None:
+    from options.build import hands_of, trained
     from src.calibrate import calibrate as run_calibration
+    from utils.device import choose_device
 
-    chosen = options.calibrate
-    if not chosen.predictions:
-        raise InputError("calibrate.predictions: expected the predictions file of the images that calibrate, "
-                         "found none; `run.py test` writes it")
+    chosen, hand = options.calibrate, hands_of(options)["right"]
     folder = Path(chosen.out) if chosen.out else options.folder / "identities"
-    summary = run_calibration(chosen.predictions, chosen, folder, hand=_hands(options)["right"], scored_predictions=chosen.scored)
-    for person in summary["people"]:
-        error = person["mesh_error_mm"]
-        _say(f"person {person['subject']}: {person['images_used']} of {person['images_available']} images "
-             f"-> {folder / person['file']}"
-             + ("" if error is None else f", rest mesh {error:.1f} mm from the truth"))
+    if chosen.input:  # photographs: what the network makes of them comes first
+        from src.photographs import predict_photographs
+
+        (method, checkpoint), device = trained(options, chosen.checkpoint), choose_device(options.device, options.threads)
+        chosen = predict_photographs(method, hand, chosen, folder, options.crop, device, checkpoint=str(checkpoint))
+    _say(run_calibration(chosen, folder, hand=hand))
+
+
+def refine(options) -> None:
+    from src.refine import refine as run_refinement
+
+    from options.build import hands_of
+    from utils.device import choose_device
+
+    device = choose_device(options.device, options.threads)
+    _say(run_refinement(options.refine, options.folder / options.refine.tag, hand=hands_of(options)["right"], device=device,
+                        run=options.name))
+
+
+def fit(options) -> None:
+    from src.fit import fit as run_fit
+
+    from options.build import hands_of
+    from utils.device import choose_device
+
+    device = choose_device(options.device, options.threads)
+    folder = Path(options.fit.out) if options.fit.out else options.folder
+    _say(run_fit(options.fit, folder, hand=hands_of(options)["right"], device=device))
 
 
 def demo(options) -> None:
+    from options.build import hands_of, trained
     from src.demo import demo as run_demo
     from utils.device import choose_device
 
-    (method, checkpoint), device = _trained(options, options.demo.checkpoint), choose_device(options.device, options.threads)
+    (method, checkpoint), device = trained(options, options.demo.checkpoint), choose_device(options.device, options.threads)
     folder = Path(options.demo.out) if options.demo.out else options.folder / "demo"
-    done = run_demo(method, _hands(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
+    done = run_demo(method, hands_of(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
     _say(f"{done['pictures']} pictures, {done['hands']} hands -> {folder}")
 
 
 def report(options) -> None:
+    from options.build import hands_of, reader_of
     from src.summary import gather, write_page, write_summary
 
     runs = gather(options.report)
     folder = Path(options.report.out) if options.report.out else options.folder
     _say(write_summary(options.report, folder, runs))
-    hands = _hands(options)
-    source = _reader(options, hands, options.test.split) if options.dataset else None
+    hands = hands_of(options)
+    source = reader_of(options, hands, options.test.split) if options.dataset else None
     write_page(options.report, folder, runs, hands["right"], source)
     _say(f"{folder / 'report.html'} written")
+
+
+def export(options, args) -> None:
+    from datasets.metro_tsv import export as export_tsv
+
+    from options.build import hands_of
+
+    _say(export_tsv(options.dataset, args.out, hands=hands_of(options)))
 
 
 def check(options) -> int:
@@ -114,57 +150,7 @@ def _options(args):
     from options.load import load
     from options.schema import Options
 
-    return load(args.option_file, args.overrides) if args.option_file else Options()
-
-
-def _hands(options) -> dict:
-    """The hand model of each side; the left one is the right one's sibling file unless the options name it."""
-    from utils.hand import HandModel, left_sibling
-
-    left = Path(options.hand_left) if options.hand_left else left_sibling(options.hand)
-    hands = {"right": HandModel.load(options.hand)}
-    if options.hand_left or (left.is_file() and left != Path(options.hand)):
-        hands["left"] = HandModel.load(left, getattr(options.dataset, "left_shapedirs", "as_is"))
-    for side, hand in hands.items():
-        if hand.side != side:
-            raise InputError(f"{hand.name} is a {hand.side} hand, not a {side} one; mend the options hand and hand_left")
-    return hands
-
-
-def _method(options):
-    import torch
-
-    torch.manual_seed(options.seed)  # the first weights belong to the run: the same options start from the same ones
-    return _section(options, "method", "src").build(options.method, _hands(options)["right"])
-
-
-def _trained(options, checkpoint: str | None):
-    """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
-    from src.checkpoint import load_weights, require_same_crop, require_same_method
-
-    method = _method(options)
-    path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
-    found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
-    require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
-    require_same_crop(found, path, options.crop.model_dump(mode="json"))
-    return method, path
-
-
-def _reader(options, hands: dict, split: str, train: bool = False, needs: frozenset[str] | None = None):
-    """A split of the dataset. needs: the labels that somebody reads; None = all of them."""
-    module = _section(options, "dataset", "datasets")
-    return module.open_reader(options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed,
-                              hands=hands, needs=needs)
-
-
-def _section(options, section: str, package: str):
-    """The module that `section: {name: ...}` names."""
-    import importlib
-
-    chosen = getattr(options, section)
-    if chosen is None:
-        raise InputError(f"this command needs a `{section}:` section in the option file; see options/ for examples")
-    return importlib.import_module(f"{package}.{chosen.name}")
+    return load(args.option_file, args.overrides, args.command) if args.option_file or args.overrides else Options()
 
 
 def _say(text: object) -> None:
@@ -178,6 +164,8 @@ def main(argv: list[str]) -> int:
     try:
         if args.command == "convert":
             convert(args)
+        elif args.command == "export":
+            export(_options(args), args)
         else:
             return globals()[args.command](_options(args)) or 0
     except InputError as error:

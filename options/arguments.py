@@ -8,12 +8,16 @@ COMMANDS = {
     "prepare": "index a dataset, cut its crops once, report counts and why each frame was left out",
     "train": "train; resumes by itself where the run folder holds an unfinished run of the same options",
     "test": "predict a split -> one predictions file; score it; write scores.json and report.html",
-    "calibrate": "predictions of a subject's images -> that subject's identity file",
-    "demo": "image or folder -> overlay, mesh (PLY), numbers (JSON); with an identity file if given",
+    "calibrate": "predictions of a subject's images, photographs, or a ruler's numbers -> that subject's identity file",
+    "refine": "fit predictions to 2D keypoints, with the shape held -> predictions and their scores",
+    "fit": "joints or vertices in 3D -> pose, shape and position of the hand model",
+    "demo": "image, folder or video -> overlay, mesh (PLY), numbers (JSON); with an identity file if given",
     "report": "one page, one table and summary.json from the scores of several tests",
+    "export": "a dataset as METRO reads it (metro_tsv)",
     "convert": "a published checkpoint, or MANO's pickle, -> this project's files",
     "check": "is everything in place? versions, device, hand model, dataset files; each miss with its remedy",
 }
+FILE_OPTIONAL = ("calibrate", "refine", "fit", "demo", "check")  # key=value alone will do
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +40,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             command.add_argument("--out", type=Path, required=True)
             command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),
                                  help="mano only: what to do to the left hand's shape directions")
-        else:
-            command.add_argument("option_file", nargs="?" if name == "check" else None, help="options/*.yaml")
-            command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
-    return parser.parse_args(argv)
+            continue
+        if name == "export":
+            command.add_argument("what", choices=("metro_tsv",))
+            command.add_argument("--out", type=Path, required=True, help="folder of the files")
+        command.add_argument("option_file", nargs="?" if name in FILE_OPTIONAL else None, help="options/*.yaml")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
+    found = parser.parse_args(argv)
+    if found.command in FILE_OPTIONAL and "=" in (found.option_file or ""):
+        found.overrides, found.option_file = [found.option_file, *found.overrides], None
+    return found

@@ -73,12 +73,15 @@ for _tag, _pattern, _first in _PLAIN_WORDS:
     OptionDumper.add_implicit_resolver(_tag, _pattern, list(_first))
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
+def load(path: str | Path | None, overrides: Sequence[str] = (), section: str = "") -> Options:
     """The option file at `path`, its bases under it and `overrides` ("a.b=c", c in yaml) over it, checked.
 
+    Without a file, the options are the overrides alone, and a plain `key=value` belongs to `section` where that has such a key.
     Raises InputError with one line: the file (or the command line), key path, value, what is allowed, the nearest known key.
     """
-    tree, origins = read_tree(Path(path), overrides)
+    if path is None:
+        overrides = [_in_section(item, section) for item in overrides]
+    tree, origins = read_tree(None if path is None else Path(path), overrides, section)
     try:
         return Options.model_validate(tree)
     except ValidationError as error:
@@ -90,18 +93,25 @@ def dump(options: Options) -> str:
     return yaml.dump(options.model_dump(mode="json"), Dumper=OptionDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Origins]:
+def read_tree(path: Path | None, overrides: Sequence[str] = (), section: str = "") -> tuple[dict[str, Any], Origins]:
     """The merged, unchecked option tree, and for each key the file that set it."""
     tree: dict[str, Any] = {}
     origins: Origins = {}
-    for file, content in reversed(_chain(path)):
+    for file, content in reversed(_chain(path) if path else []):
         tree.pop("name", None)
         _merge(tree, content, origins, str(file))
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", path.stem if path else section)
     # A new `method.name` empties its section, so it goes before the section's other overrides wherever it stands.
     for item in sorted(map(_override, overrides), key=lambda keys_value: keys_value[0][-1] != "name"):
         _set(tree, *item, origins)
     return tree, origins
+
+
+def _in_section(item: str, section: str) -> str:
+    """"measured=..." as "calibrate.measured=..." where the section of that command has the key."""
+    key = item.partition("=")[0].strip()
+    field = Options.model_fields.get(section)
+    return f"{section}.{item}" if field is not None and key in field.annotation.model_fields else item
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -14,12 +14,14 @@ from utils.batch import Batch, Prediction
 class Method(nn.Module, ABC):
     """Base of every method.
 
-    `needs` names the Batch fields that `forward` and `losses` read (besides image, K and index).
+    `needs` names the Batch fields that `forward` and `losses` read (besides image, K and index); `compares` those that
+    validation compares with what `decode` returns.
     `loss_names` are the keys of `losses`, and the only keys that the option file's `loss:` weights may have.
     `training_only` names the options that are no part of the trained network; a checkpoint must agree in all others.
     """
 
     needs: frozenset[str] = frozenset()
+    compares: frozenset[str] = frozenset({"joints", "verts", "root"})
     loss_names: tuple[str, ...] = ()
     training_only: frozenset[str] = frozenset()
 

@@ -23,6 +23,7 @@ from src.method import Method
 from src.numerics import autocast_type, in_float32
 from src.validate import spread
 from utils.batch import Batch, Prediction, Source, stack_to
+from utils.camera import invert_affine, transform_uv
 from utils.errors import InputError
 from utils.predictions import PredictionsWriter
 from utils.strict import Strict
@@ -122,6 +123,8 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
     rows = samples.index.tolist()
     names = [source.sample_name(row) for row in rows]
     columns = {key: _numpy(getattr(samples, key)) for key in ("subject", "index", "mirrored", "K", "crop_from_image")}
+    if answer.joints_uv is not None:
+        answer = answer._replace(joints_uv=_whole_picture(answer.joints_uv, samples))
     for field, value in zip(answer._fields, answer):
         if value is not None:
             key = field if field == "confidence" else f"pred_{field}"
@@ -134,9 +137,7 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
     columns.update(_truth(samples))
     if writer.meta["told"] != "nothing":
         columns["identity"] = _numpy(samples.identity)
-    official = source.columns(rows).get("official_index")
-    if official is not None:
-        columns["official_index"] = np.asarray(official)
+    columns.update(source.columns(rows))
     writer.append(name=names, **columns)
 
 
@@ -145,6 +146,8 @@ def _truth(samples: Batch) -> dict[str, np.ndarray]:
     pairs = {"true_joints": (samples.joints, samples.has_joints), "true_verts": (samples.verts, samples.has_verts),
              "true_root": (samples.root, samples.has_joints), "true_shape": (samples.shape, samples.has_shape),
              "true_rotations": (samples.rotations, samples.has_verts)}
+    if samples.joints_uv is not None:
+        pairs["true_joints_uv"] = (_whole_picture(samples.joints_uv, samples), samples.has_uv)
     columns = {}
     for key, (value, present) in pairs.items():
         if value is None:
@@ -153,6 +156,11 @@ def _truth(samples: Batch) -> dict[str, np.ndarray]:
         if present is not None:
             columns[key][~_numpy(present).astype(bool)] = np.nan
     return columns
+
+
+def _whole_picture(uv: Tensor, samples: Batch) -> Tensor:
+    """(b,21,2) pixels of the crops as pixels of the whole (mirrored) pictures."""
+    return transform_uv(invert_affine(samples.crop_from_image.double()), uv.double()).float()
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

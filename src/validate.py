@@ -1,4 +1,4 @@
-"""Errors of a method on a split while it trains: wrist-relative means in mm, and the loss terms.
+"""Errors of a method on a split while it trains: wrist-relative means in mm, pixels, and the loss terms.
 
 These watch a run; they choose nothing and are not the evaluation (`run.py test` is, with protocol and intervals).
 """
@@ -16,8 +16,8 @@ from utils.batch import Batch, Prediction, Source, stack_to
 def validate(method: Method, source: Source, *, frames: int, batch: int, workers: int, device: torch.device,
              world: World, forward: Callable[[Batch], tuple[object, dict[str, Tensor]]], stop: Callable[[], bool],
              ) -> dict[str, float] | None:
-    """mpjpe_mm and mpvpe_mm (against joints and verts, both relative to their wrist) and the method's loss terms, as means over
-    samples; None if `stop()` said so on any process meanwhile.
+    """mpjpe_mm and mpvpe_mm (against joints and verts, both relative to their wrist), joints_uv_px (pixels of the crop), whatever
+    of these the method predicts, and its loss terms, as means over samples; None if `stop()` said so on any process meanwhile.
 
     frames: how many, evenly spread; 0 = all. batch: samples at once on each process. forward: batch -> (out, per-sample terms).
     """
@@ -48,22 +48,23 @@ def _add(sums: dict[str, Tensor], method: Method, batch: Batch, forward: Callabl
     """Add a batch's totals and counts."""
     out, terms = forward(batch)
     errors = {name: (term, None) for name, term in terms.items()}
-    errors.update(wrist_errors_mm(method.decode(out, batch), batch))
+    errors.update(prediction_errors(method.decode(out, batch), batch))
     for name, (value, known) in errors.items():
         known = torch.ones_like(value, dtype=torch.bool) if known is None else known.bool()
         total = torch.stack((value.double().where(known, 0.0).sum(), known.double().sum()))
         sums[name] = sums.get(name, 0) + total
 
 
-def wrist_errors_mm(pred: Prediction, batch: Batch) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """name -> ((b) mean distance per sample, mm, each mesh relative to its own wrist joint; which rows are labelled)."""
+def prediction_errors(pred: Prediction, batch: Batch) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """name -> ((b) mean distance per sample; which rows are labelled): mm, relative to the meshes' own wrists, or pixels."""
     errors = {}
-    if batch.joints is None:
-        return errors
-    true_wrist = batch.joints[:, :1]
-    errors["mpjpe_mm"] = (1000 * (pred.joints - (batch.joints - true_wrist)).norm(dim=-1).mean(-1), batch.has_joints)
-    if batch.verts is not None:
-        errors["mpvpe_mm"] = (1000 * (pred.verts - (batch.verts - true_wrist)).norm(dim=-1).mean(-1), batch.has_verts)
+    if batch.joints is not None and pred.joints is not None:
+        true_wrist = batch.joints[:, :1]
+        errors["mpjpe_mm"] = (1000 * (pred.joints - (batch.joints - true_wrist)).norm(dim=-1).mean(-1), batch.has_joints)
+        if batch.verts is not None:
+            errors["mpvpe_mm"] = (1000 * (pred.verts - (batch.verts - true_wrist)).norm(dim=-1).mean(-1), batch.has_verts)
+    if batch.joints_uv is not None and pred.joints_uv is not None:
+        errors["joints_uv_px"] = ((pred.joints_uv - batch.joints_uv).norm(dim=-1).mean(-1), batch.has_uv)
     return errors
 
 

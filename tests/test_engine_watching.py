@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.board import tiled
 from src.numerics import autocast_type, in_float32
-from src.validate import spread, wrist_errors_mm
+from src.validate import prediction_errors, spread
 from tests.toy_method import ToyMethod, ToySource, curves, method, run
 from utils.batch import Prediction
 
@@ -31,7 +31,7 @@ def test_wrist_errors():
     batch = batch.__class__(**{**batch.__dict__, "joints": joints + 5, "verts": verts + 5, "has_verts": known})
     off = torch.tensor([0.003, -0.004, 0.0])
     pred = Prediction(verts - joints[:, :1] + off, joints - joints[:, :1])
-    errors = wrist_errors_mm(pred, batch)
+    errors = prediction_errors(pred, batch)
     torch.testing.assert_close(errors["mpjpe_mm"][0], torch.zeros(2), atol=2e-3, rtol=0)
     torch.testing.assert_close(errors["mpvpe_mm"][0], torch.full((2,), 5.0), atol=2e-3, rtol=0)
     assert errors["mpvpe_mm"][1] is known

@@ -57,20 +57,21 @@ class Batch:
 
 
 class Prediction(NamedTuple):
-    """What every method's `decode` returns, whatever its network predicts.
+    """What every method's `decode` returns, whatever its network predicts; what it does not predict is None.
 
-    verts (b,778,3) and joints (b,21,3) in metres, camera axes, relative to this prediction's own wrist joint · root (b,3) wrist
-    in the camera, metres, or None · rotations (b,16,3,3) · shape (b,10) · shape_cov (b,10,10) · joints_uv (b,21,2) crop pixels ·
-    confidence (b), higher is better.
+    verts (b,778,3) and joints (b,21,3) in metres, camera axes, relative to this prediction's own wrist joint (both or neither) ·
+    root (b,3) wrist in the camera, metres · rotations (b,16,3,3) · shape (b,10) · shape_cov (b,10,10) · joints_uv (b,21,2) crop
+    pixels, with uv_confidence (b,21) in [0,1] · confidence (b), higher is better.
     """
 
-    verts: Tensor
-    joints: Tensor
+    verts: Tensor | None = None
+    joints: Tensor | None = None
     root: Tensor | None = None
     rotations: Tensor | None = None
     shape: Tensor | None = None
     shape_cov: Tensor | None = None
     joints_uv: Tensor | None = None
+    uv_confidence: Tensor | None = None
     confidence: Tensor | None = None
 
 

@@ -3,10 +3,12 @@
 One self-contained, uncompressed .npz: a zip of one .npy per column, all with the same number of rows, and `meta`, json text
 that also holds `rows` and the `index_hash` of the frames. `numpy.load(path, allow_pickle=False)` opens it anywhere; there are no
 object arrays. Units are metres and pixels, axes those of utils/batch.py: pred_verts and pred_joints are relative to the
-prediction's own wrist, true_* are absolute in the camera, and every row is a right hand (`mirrored` rows were left hands). A
-label that a row lacks is NaN; a column that no row has is left out. The writer's memory is bounded whatever n is: rows go to one
-unnamed temporary file per column beside the target, which the system reclaims even after SIGKILL; `close` joins them and
-renames. The reader maps the columns, it does not load them.
+prediction's own wrist, true_* are absolute in the camera, and every row is a right hand (`mirrored` rows were left hands).
+K and crop_from_image are the crop's; *_joints_uv are pixels of the whole picture (mirrored first where the row is), whatever the
+crop. Rows of equal `instant` (from 0) saw one moment from several cameras, which stood at world_from_camera (the world mirrored
+where the row is). A label that a row lacks is NaN; a column that no row has is left out. The writer's memory is bounded whatever
+n is: rows go to one unnamed temporary file per column beside the target, which the system reclaims even after SIGKILL; `close`
+joins them and renames. The reader maps the columns, it does not load them.
 Seed: the original pickled whole lists, and dropped the last, partial batch; here every row is kept.
 """
 import hashlib
@@ -32,13 +34,16 @@ ALIGN = 64  # bytes; data of every column starts at a multiple of it, so that a 
 
 _F, _I, _B = np.dtype("<f4"), np.dtype("<i8"), np.dtype("bool")
 REQUIRED: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-    "pred_verts": (_F, (778, 3)), "pred_joints": (_F, (21, 3)), "subject": (_I, ()), "index": (_I, ()), "mirrored": (_B, ()),
+    "subject": (_I, ()), "index": (_I, ()), "mirrored": (_B, ()),
 }
-OPTIONAL: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+OPTIONAL: dict[str, tuple[np.dtype, tuple[int, ...]]] = {  # and pred_verts with pred_joints, or pred_joints_uv, or both
+    "pred_verts": (_F, (778, 3)), "pred_joints": (_F, (21, 3)),
     "pred_root": (_F, (3,)), "pred_rotations": (_F, (16, 3, 3)), "pred_shape": (_F, (10,)), "pred_shape_cov": (_F, (10, 10)),
-    "pred_joints_uv": (_F, (21, 2)), "confidence": (_F, ()), "true_verts": (_F, (778, 3)), "true_joints": (_F, (21, 3)),
+    "pred_joints_uv": (_F, (21, 2)), "pred_uv_confidence": (_F, (21,)), "confidence": (_F, ()),
+    "true_verts": (_F, (778, 3)), "true_joints": (_F, (21, 3)),
     "true_root": (_F, (3,)), "true_shape": (_F, (10,)), "true_rotations": (_F, (16, 3, 3)), "identity": (_F, (10,)),
-    "K": (_F, (3, 3)), "crop_from_image": (_F, (3, 3)), "official_index": (_I, ()),
+    "K": (_F, (3, 3)), "crop_from_image": (_F, (3, 3)), "official_index": (_I, ()), "true_joints_uv": (_F, (21, 2)),
+    "world_from_camera": (_F, (4, 4)), "instant": (_I, ()),
 }
 COLUMNS = REQUIRED | OPTIONAL  # and `name`, text, required
 
@@ -121,8 +126,8 @@ class PredictionsWriter:
     def _open(self, columns: frozenset[str]) -> None:
         if unknown := columns - set(COLUMNS):
             raise TypeError(f"not columns of a predictions file: {sorted(unknown)}")
-        if missing := set(REQUIRED) - columns:
-            raise TypeError(f"columns missing: {sorted(missing)}")
+        if missing := _missing(columns):
+            raise TypeError(f"columns missing: {missing}")
         with self._full_disk():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._parts = {key: tempfile.TemporaryFile(dir=self.path.parent, buffering=1 << 20) for key in columns}  # noqa: SIM115
@@ -270,9 +275,19 @@ def _read_column(path: Path, archive: zipfile.ZipFile, file: IO[bytes], info: zi
     return np.memmap(path, dtype, "r", start, shape)
 
 
+def _missing(columns: Iterable[str]) -> list[str]:
+    """Columns without which rows say nothing: a mesh with its joints, or joints in the picture."""
+    columns = set(columns)
+    mesh = {"pred_verts", "pred_joints"}
+    lacking = set(REQUIRED) - columns
+    if columns & mesh or "pred_joints_uv" not in columns:
+        lacking |= mesh - columns
+    return sorted(lacking)
+
+
 def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
     """InputError unless the columns are those of COLUMNS, with equal numbers of rows."""
-    if missing := [key for key in (*REQUIRED, "name") if key not in columns]:
+    if missing := _missing(columns) + ["name"] * ("name" not in columns):
         raise InputError(f"{path}: a predictions file without the column {', '.join(missing)}; {REMEDY}")
     rows = len(columns["name"])
     for key, array in columns.items():

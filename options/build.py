@@ -1,0 +1,59 @@
+"""The objects that an option file names: hand models, method, its trained weights, a split of the dataset.
+
+Together with run.py the one place where a method (src/) and a dataset (datasets/) are joined.
+"""
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from datasets.reader import Reader
+from options.schema import Options
+from src.checkpoint import load_weights, require_same_crop, require_same_method
+from src.method import Method
+from utils.errors import InputError
+from utils.hand import HandModel, left_sibling
+
+
+def hands_of(options: Options) -> dict[str, HandModel]:
+    """The hand model of each side; the left one is the right one's sibling file unless the options name it."""
+    left = Path(options.hand_left) if options.hand_left else left_sibling(options.hand)
+    hands = {"right": HandModel.load(options.hand)}
+    if options.hand_left or (left.is_file() and left != Path(options.hand)):
+        hands["left"] = HandModel.load(left, getattr(options.dataset, "left_shapedirs", "as_is"))
+    for side, hand in hands.items():
+        if hand.side != side:
+            raise InputError(f"{hand.name} is a {hand.side} hand, not a {side} one; mend the options hand and hand_left")
+    return hands
+
+
+def method_of(options: Options) -> Method:
+    """The method, with first weights that belong to the run: the same options start from the same ones."""
+    torch.manual_seed(options.seed)
+    return module_of(options, "method", "src").build(options.method, hands_of(options)["right"])
+
+
+def trained(options: Options, checkpoint: str | None) -> tuple[Method, Path]:
+    """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
+    method = method_of(options)
+    path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
+    found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
+    require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
+    require_same_crop(found, path, options.crop.model_dump(mode="json"))
+    return method, path
+
+
+def reader_of(options: Options, hands: dict[str, HandModel], split: str, train: bool = False,
+              needs: frozenset[str] | None = None) -> Reader:
+    """A split of the dataset. needs: the labels that somebody reads; None = all of them."""
+    return module_of(options, "dataset", "datasets").open_reader(
+        options.dataset, options.crop, options.augment, split=split, train=train, seed=options.seed, hands=hands, needs=needs)
+
+
+def module_of(options: Options, section: str, package: str) -> ModuleType:
+    """The module that `section: {name: ...}` names. InputError where the option file has no such section."""
+    chosen = getattr(options, section)
+    if chosen is None:
+        raise InputError(f"this command needs a `{section}:` section in the option file; see options/ for examples")
+    return importlib.import_module(f"{package}.{chosen.name}")
