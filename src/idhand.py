@@ -1,9 +1,9 @@
 """IdHandMesh: a hand mesh from one crop, told whose hand it is (Kong et al., ECCV 2022; specs/idhandmesh.md section 3).
 
 One class for three arms: `shape: predicted` regresses the MANO shape (the baseline), `shape: given` is told it and uses it in
-the hand layer alone, `conf_branch` ranks the baseline's answers by their shape error. Three unshared heads refine 16 rotations
-(6D: first two rows) from the image feature; the hand layer makes the mesh, in the camera's axes, about MANO's translation
-point. Network unit: 0.2 m. The published settings are options, the questionable ones with a cure beside them; see `Seed:`.
+the hand layer (as published) or in the pose heads as well, `conf_branch` ranks the baseline's answers by their shape error.
+Three unshared heads refine 16 rotations (6D: first two rows) from the image feature; the hand layer makes the mesh, in the
+camera's axes, about MANO's translation point. Network unit: 0.2 m. The published settings are options, the questionable ones with a cure beside them; see `Seed:`.
 """
 from typing import Literal, NamedTuple, Self
 
@@ -25,6 +25,7 @@ SCALE_M = 0.2  # metres per network unit
 POSE, SHAPE = 96, 10
 # Hidden layers of the confidence branch by the original's number for them, which counts differently each time.
 CONF_HIDDEN = {1: (), 2: (256,), 3: (256, 64, 16), 6: (512, 256, 128, 64, 32, 16)}
+LOG_VAR = (-8.0, 3.0)  # of a shape coefficient: standard deviations of 0.02 to 4.5
 CUE_MEAN, CUE_STD = -1.1, 0.4  # of log(crop side / focal length): hands of 0.15 to 0.45 m of crop at 0.5 to 1 m
 
 
@@ -33,7 +34,11 @@ class Options(BackboneOptions):
 
     name: Literal["idhand"] = "idhand"
     shape: Literal["predicted", "given"] = "predicted"
-    shape_into: Literal["layer"] = Field("layer", description="where a given shape enters: the hand layer alone, as published")
+    shape_into: Literal["layer", "heads"] = Field("layer", description="where a given shape enters: the hand layer alone, as "
+                                                                       "published; heads: the pose heads see it, too")
+    identity_noise: float = Field(0.0, ge=0, description="heads: standard deviation of noise on the shape they see in training, "
+                                                         "as a calibration errs")
+    shape_head: Literal["point", "gaussian"] = Field("point", description="gaussian: mean and log-variance, fitted by likelihood")
     start_pose: Literal["degenerate", "identity", "mean"] = Field("identity", description="mean: the hand model's mean pose")
     pose_update: Literal["add", "multiply"] = "add"
     iterations: int = Field(3, ge=1, le=10)
@@ -52,6 +57,12 @@ class Options(BackboneOptions):
     def _consistent(self) -> Self:
         if self.start_pose == "degenerate" and self.pose_update == "multiply":
             raise ValueError("start_pose degenerate is no rotation, so it cannot be multiplied; use identity or mean")
+        if self.shape == "given" and self.shape_head != "point":
+            raise ValueError("shape_head belongs to a predicted shape; leave it out, or use shape: predicted")
+        if self.shape == "predicted" and self.shape_into != "layer":
+            raise ValueError("shape_into says where a given shape enters; leave it out, or use shape: given")
+        if self.identity_noise and self.shape_into != "heads":
+            raise ValueError("identity_noise is of the shape that the heads see; set shape_into: heads, or identity_noise: 0")
         if self.conf_branch and self.shape == "given":
             raise ValueError("conf_branch judges a predicted shape; use shape: predicted, or conf_branch: 0")
         if self.train_only_conf and not self.conf_branch:
@@ -63,7 +74,8 @@ class Options(BackboneOptions):
 
 class Out(NamedTuple):
     """poses6d (iterations,b,96) after each iteration, first to last · rotations (b,16,3,3) of the last · shape (b,10) predicted
-    or given · verts (b,778,3), chain (b,16,3) metres about the MANO translation point, camera axes · confidence (b) or None."""
+    or given · verts (b,778,3), chain (b,16,3) metres about the MANO translation point, camera axes · confidence (b) or None ·
+    shape_log_var (b,10) of the predicted shape, or None."""
 
     poses6d: Tensor
     rotations: Tensor
@@ -71,6 +83,7 @@ class Out(NamedTuple):
     verts: Tensor
     chain: Tensor
     confidence: Tensor | None
+    shape_log_var: Tensor | None = None
 
 
 class Mlp(nn.ModuleList):
@@ -80,10 +93,14 @@ class Mlp(nn.ModuleList):
         super().__init__(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.dropout, self.drop_input = dropout, drop_input
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """extra: added to the first layer's output, as further inputs would be."""
         x = F.dropout(x, self.drop_input, self.training)
         for index in range(len(self) - 1):
-            x = F.dropout(F.relu(self[index](x)), self.dropout, self.training)
+            x = self[index](x)
+            if index == 0 and extra is not None:
+                x = x + extra
+            x = F.dropout(F.relu(x), self.dropout, self.training)
         return linear(x, self[len(self) - 1])
 
 
@@ -100,7 +117,13 @@ def networks(options: Options) -> dict[str, nn.Module]:
     heads = (Mlp((seen + POSE, *options.hidden, POSE), options.dropout) for _ in range(options.iterations))
     parts: dict[str, nn.Module] = {"backbone": backbone, "pose_heads": nn.ModuleList(heads)}
     if options.shape == "predicted":
-        parts["shape_head"] = Mlp((seen, *options.hidden, SHAPE), options.dropout)
+        parts["shape_head"] = Mlp((seen, *options.hidden, SHAPE * (1 + (options.shape_head == "gaussian"))), options.dropout)
+    if options.shape_into == "heads":
+        # Ten more inputs of each pose head, as layers of their own that start at zero: training can go on from a trunk without.
+        into = [nn.Linear(SHAPE, options.hidden[0], bias=False) for _ in range(options.iterations)]
+        for layer in into:
+            nn.init.zeros_(layer.weight)
+        parts["identity_heads"] = nn.ModuleList(into)
     if options.conf_branch:
         parts["conf_branch"] = Mlp((seen, *CONF_HIDDEN[options.conf_branch], 1), drop_input=0.2 * options.conf_drop_out)
     return parts
@@ -120,7 +143,7 @@ class IdHand(Method):
     """The three arms; see the file's docstring."""
 
     training_only = frozenset({"weights", "dropout", "surface_losses", "conf_drop_out", "conf_loss", "conf_margin",
-                               "train_only_conf"})
+                               "train_only_conf", "identity_noise"})
 
     def __init__(self, options: Options, hand: HandModel):
         super().__init__()
@@ -169,17 +192,27 @@ class IdHand(Method):
     def heads(self, feature: Tensor, identity: Tensor | None = None) -> Out:
         """All that follows the backbone: feature (b,f), zoom cue included, and the shape (b,10) that the given arm is told."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.options.train_only_conf):
-            poses = self._refine(feature)
-            shape = identity if self.told else self.shape_head(feature)
+            poses = self._refine(feature, identity)
+            shape, log_var = (identity, None) if self.told else self._shape(feature)
             rotations = matrix_from_rows6d(poses[-1].unflatten(-1, (16, 6)))
             posed = self.hand(rotations, shape)
-        return Out(torch.stack(poses), rotations, shape, posed.verts, posed.chain, self._confidence(feature))
+        return Out(torch.stack(poses), rotations, shape, posed.verts, posed.chain, self._confidence(feature), log_var)
 
-    def _refine(self, feature: Tensor) -> list[Tensor]:
+    def _shape(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Predicted shape (b,10) and, of a gaussian head, its log-variance (b,10)."""
+        found = self.shape_head(feature)
+        if self.options.shape_head == "point":
+            return found, None
+        return found[:, :SHAPE], found[:, SHAPE:].clamp(*LOG_VAR)
+
+    def _refine(self, feature: Tensor, identity: Tensor | None) -> list[Tensor]:
         """The 6D pose (b,96) after each iteration."""
         pose, poses = self.start.expand(len(feature), -1), []
-        for head in self.pose_heads:
-            delta = head(torch.cat((feature, pose), 1))
+        if self.options.shape_into == "heads" and self.training and self.options.identity_noise:
+            identity = identity + self.options.identity_noise * torch.randn_like(identity)
+        for number, head in enumerate(self.pose_heads):
+            known = self.identity_heads[number](identity) if self.options.shape_into == "heads" else None
+            delta = head(torch.cat((feature, pose), 1), known)
             pose = pose + delta if self.options.pose_update == "add" else _compose(delta, pose)
             poses.append(pose)
         return poses
@@ -198,7 +231,7 @@ class IdHand(Method):
             true_pose = rows6d_from_matrix(batch.rotations).flatten(1)
             terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_verts)
         if not self.told and "shape" in self.loss_names:
-            terms["shape"] = labelled(mean_abs(out.shape, batch.shape), batch.has_shape)
+            terms["shape"] = labelled(self._shape_term(out, batch), batch.has_shape)
         if self.options.conf_branch:
             terms["conf"] = self._conf_term(out, batch)
         return terms
@@ -212,6 +245,13 @@ class IdHand(Method):
         if self.options.surface_losses:
             terms["normal"], terms["edge"] = surface_losses(pred, true, self.hand.faces)
         return {name: labelled(term, batch.has_verts) for name, term in terms.items()}
+
+    def _shape_term(self, out: Out, batch: Batch) -> Tensor:
+        """L1, or the Gaussian's negative log-likelihood per coefficient (less its constant)."""
+        if out.shape_log_var is None:
+            return mean_abs(out.shape, batch.shape)
+        square = (out.shape - batch.shape).square()
+        return 0.5 * (out.shape_log_var + square * torch.exp(-out.shape_log_var)).mean(1)
 
     def _conf_term(self, out: Out, batch: Batch) -> Tensor:
         error = mean_abs(out.shape, batch.shape).detach()
@@ -233,7 +273,9 @@ class IdHand(Method):
         """Wrist-relative: chain joints and, as in the labels, manopth's fingertips. No root: the model predicts none."""
         wrist = out.chain[:, :1]
         joints = self.hand.joints(Posed(out.verts, out.chain), tips="manopth", kind="chain")
-        return Prediction(out.verts - wrist, joints - wrist, rotations=out.rotations, shape=out.shape, confidence=out.confidence)
+        cov = None if out.shape_log_var is None else torch.diag_embed(torch.exp(out.shape_log_var))
+        return Prediction(out.verts - wrist, joints - wrist, rotations=out.rotations, shape=out.shape, shape_cov=cov,
+                          confidence=out.confidence)
 
 
 def zoom_cue(batch: Batch) -> Tensor:
