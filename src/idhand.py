@@ -3,7 +3,8 @@
 One class for three arms: `shape: predicted` regresses the MANO shape (the baseline), `shape: given` is told it and uses it in
 the hand layer (as published) or in the pose heads as well, `conf_branch` ranks the baseline's answers by their shape error.
 Three unshared heads refine 16 rotations (6D: first two rows) from the image feature; the hand layer makes the mesh, in the
-camera's axes, about MANO's translation point. Network unit: 0.2 m. The published settings are options, the questionable ones with a cure beside them; see `Seed:`.
+camera's axes, about MANO's translation point. Network unit: 0.2 m. The published settings are options, the questionable ones
+with a cure beside them; see `Seed:`.
 """
 from typing import Literal, NamedTuple, Self
 
