@@ -18,7 +18,7 @@ import torch
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
-from datasets.dex_ycb_frames import COLUMNS, Broken, decode
+from datasets.dex_ycb_frames import BREAKS, COLUMNS, Broken, decode
 from datasets.dex_ycb_prepare import FORMAT, VERSION, same_plan
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PLACE = ("subject", "sequence", "camera", "frame")
 HAND_ROWS = 16  # frames of each side whose joints are compared with the hand model's when a reader opens
+MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
 CONVENTION = {"pca": True, "flat_mean": False, "tips": "manopth", "kind": "chain"}
 
 
@@ -54,6 +55,7 @@ class DexYcb(Reader):
                              "remove the folder and prepare again")
         self.rows, self.official_index = self._select()
         self.places = np.stack([self.labels[name][self.rows].astype(np.int32) for name in PLACE], 1)
+        self.poses = _read_poses(self.folder, self.places)
         self.mirrors = bool(self.labels["side"][self.rows].any())
         stored = self.meta["plan"]
         share = crop.factor / stored["factor"]
@@ -168,9 +170,20 @@ class DexYcb(Reader):
         return {int(s) + 1: self.meta["people"][s] for s in np.unique(self.labels["subject"][self.rows])}
 
     def columns(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """official_index (n), where the split has an official order."""
-        numbers = self.official_index[np.asarray(indices, int)]
-        return {"official_index": numbers} if (self.official_index >= 0).all() else {}
+        """official_index (n), where the split has an official order; where the tree has extrinsics, world_from_camera (n,4,4),
+        M T M with M = diag(-1,1,1,1) for mirrored rows, and instant (n), equal for the cameras that saw one moment."""
+        rows = np.asarray(indices, int)
+        found = {"official_index": self.official_index[rows]} if (self.official_index >= 0).all() else {}
+        if self.poses is None:
+            return found
+        subject, sequence, camera, frame = self.places[rows].T
+        world_from_camera = np.zeros((len(rows), 4, 4))
+        world_from_camera[:, :3], world_from_camera[:, 3, 3] = self.poses[subject, sequence, camera], 1
+        lefts = self.labels["side"][self.rows[rows]] == SIDES.index("left")
+        world_from_camera[lefts] *= MIRROR[:, None] * MIRROR
+        lengths = np.array(self.meta["num_frames"], np.int64)
+        first = lengths.cumsum().reshape(lengths.shape) - lengths  # of a sequence, with all moments of the tree end to end
+        return {**found, "world_from_camera": world_from_camera.astype(np.float32), "instant": first[subject, sequence] + frame}
 
     def protocol(self) -> dict[str, Any]:
         o, stored = self.options, self.meta["plan"]
@@ -225,6 +238,23 @@ def require_fit(hands: Hands, side: str, mano: np.ndarray, joints: np.ndarray, w
         raise InputError(f"{where}: the labels' {side} hands are not those of the hand model {hands[side].name} (joints up to "
                          f"{1e3 * error:.0f} mm apart): set {option} to the file the labels were made with (the real DexYCB: "
                          f"template/MANO_{side.upper()}.pkl)")
+
+
+def _read_poses(folder: Path, places: np.ndarray) -> np.ndarray | None:
+    """(people, sequences, cameras, 3, 4) camera to world, NaN where unknown; None where no row (n,4 places) has one."""
+    path = folder / "cameras.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            poses = file["world_from_camera"]
+    except FileNotFoundError:
+        return None
+    except BREAKS as error:
+        raise InputError(f"{path}: expected an npz with world_from_camera, found a file that breaks; remove the folder and "
+                         "prepare again") from error
+    if poses.ndim != 5 or poses.shape[3:] != (3, 4) or (places[:, :3].max(0) >= poses.shape[:3]).any():
+        raise InputError(f"{path}: expected world_from_camera (people, sequences, cameras, 3, 4), found {poses.shape}; remove "
+                         "the folder and prepare again")
+    return poses if np.isfinite(poses[tuple(places[:, :3].T)]).all((1, 2)).any() else None
 
 
 def _read_labels(folder: Path) -> dict[str, np.ndarray]:
