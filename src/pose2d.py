@@ -1,0 +1,181 @@
+"""2D joints of a hand from one crop, by heat maps in three stages (Kong et al., ECCV 2022; specs/idhandmesh.md 6.1).
+
+The image part of CMR (Chen et al., CVPR 2021). Each stage is a residual network and a decoder with skips that draws 21 maps at
+half the crop's size; stages two and three see the first one's stem beside the maps before them, stage three also the ten sums of
+two fingertips' maps. All stages are trained on the same target. The published settings are in options/dex_ycb_2d_pose.yaml;
+`width` and `stages` make it fit a CPU. Seed: the original ran an unused pooling and 1000-way layer in each stage; none here.
+"""
+from itertools import combinations
+from typing import Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from src.backbones import BackboneOptions, ResNet, build_backbone, load_published, normalise
+from src.losses import labelled
+from src.method import Method
+from utils.batch import Batch, Prediction
+from utils.hand import HandModel
+from utils.heatmap import draw_gaussian, draw_published, read_argmax, read_subcell
+from utils.strict import Strict
+
+JOINTS = 21
+PAIRS = tuple(combinations((4, 8, 12, 16, 20), 2))  # of fingertips, T21
+
+
+class Options(Strict):
+    """`method:` of an option file. The published settings are in options/dex_ycb_2d_pose.yaml."""
+
+    name: Literal["pose2d"] = "pose2d"
+    stages: int = Field(3, ge=1, le=3)
+    backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    weights: str | None = Field(None, description="of each stage: null = from scratch; torchvision's IMAGENET1K_V1; or a file")
+    width: float = Field(1.0, gt=0, le=4, description="factor on every channel count")
+    normalise: Literal["half", "imagenet"] = Field("half", description="(x - 0.5) / 0.5, or ImageNet's mean and deviation")
+    target: Literal["gaussian", "published"] = Field("gaussian", description="published: truncated to pixels, drawn, then halved")
+    sigma: float = Field(1.5, gt=0, le=10, description="of target gaussian, in cells (two pixels of the crop)")
+    head_bias: float | None = Field(-4.0, description="first bias of the maps' logits: maps begin near empty; null = torch's own")
+    decoder: Literal["subcell", "argmax"] = Field("subcell", description="argmax: the cell's first pixel, as published")
+
+    @model_validator(mode="after")
+    def _published_weights_fit(self) -> Self:
+        if self.weights is not None and self.width != 1:
+            raise ValueError("published weights need width 1; set weights: null to train from scratch")
+        return self
+
+    @property
+    def trunk(self) -> BackboneOptions:
+        """What src/backbones.py needs to know of it."""
+        return BackboneOptions(backbone=self.backbone, weights=self.weights, width=self.width, normalise=self.normalise)
+
+
+class Out(NamedTuple):
+    """logits (stages,b,21,h,w) of the maps of each stage, first to last, h = w = half the crop's pixels."""
+
+    logits: Tensor
+
+
+class ConvNorm(nn.Module):
+    """Convolution with bias, batch norm, and a ReLU where asked."""
+
+    def __init__(self, channels: int, out: int, kernel: int, relu: bool = True):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(channels, out, kernel, padding=kernel // 2), nn.BatchNorm2d(out), relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.relu(x) if self.relu else x
+
+
+class Stage(nn.Module):
+    """What a stage sees (the picture, or the stem beside maps) -> logits of its maps, and the stem's map it began with."""
+
+    def __init__(self, options: Options, maps: int):
+        super().__init__()
+        self.trunk = build_backbone(options.trunk)
+        plain, wide = _planes(self.trunk)
+        if maps:  # a later stage: three convolutions in place of the stem
+            del self.trunk.conv1, self.trunk.bn1
+            seen, middle = plain[0] + maps, 2 * plain[0]
+            self.reduce = nn.Sequential(ConvNorm(seen, seen, 3), ConvNorm(seen, middle, 3),
+                                        ConvNorm(middle, plain[0], 1, relu=False))
+        self.decoder = nn.ModuleList((ConvNorm(wide[3] + wide[2], plain[2], 3), ConvNorm(plain[2] + wide[1], plain[1], 3),
+                                      ConvNorm(plain[1] + wide[0], plain[0], 3), ConvNorm(plain[0], plain[0], 3)))
+        self.head = nn.Conv2d(plain[0], JOINTS, 3, padding=1)
+        if options.head_bias is not None:
+            nn.init.constant_(self.head.bias, options.head_bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        trunk = self.trunk
+        stem = self.reduce(x) if hasattr(self, "reduce") else F.relu(trunk.bn1(trunk.conv1(x)))
+        levels = [trunk.layer1(trunk.maxpool(stem))]
+        for layer in (trunk.layer2, trunk.layer3, trunk.layer4):
+            levels.append(layer(levels[-1]))
+        x = levels.pop()
+        for block in self.decoder:
+            skip = levels.pop() if levels else None
+            size = (stem if skip is None else skip).shape[2:]
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+            x = block(x if skip is None else torch.cat((x, skip), 1))
+        return self.head(x), stem
+
+
+def _planes(trunk: ResNet) -> tuple[list[int], list[int]]:
+    """Channels of the four levels: without the widening of a bottleneck block, and as they come out."""
+    last = [getattr(trunk, f"layer{level}")[-1] for level in (1, 2, 3, 4)]
+    return [block.conv1.out_channels for block in last], [block.conv1.in_channels for block in last]
+
+
+def networks(options: Options) -> dict[str, nn.Module]:
+    """Everything that has weights, by its name in a checkpoint."""
+    return {"stages": nn.ModuleList(Stage(options, maps) for maps in (0, JOINTS, JOINTS + len(PAIRS))[:options.stages])}
+
+
+class Pose2d(Method):
+    """See the file's docstring."""
+
+    needs = frozenset({"joints_uv"})
+    compares = frozenset({"joints_uv"})
+    loss_names = ("heatmap",)
+    training_only = frozenset({"weights", "target", "sigma", "head_bias"})
+
+    def __init__(self, options: Options, hand: HandModel):
+        super().__init__()
+        self.options, self.hand = options, hand  # the hand is no part of it: its name goes into checkpoints
+        for name, module in networks(options).items():
+            self.add_module(name, module)
+
+    def start_weights(self) -> None:
+        """The published weights in every stage's residual network; raises InputError where they cannot be had."""
+        whole = build_backbone(self.options.trunk)
+        load_published(whole, self.options.trunk)
+        if self.options.weights is not None:
+            for stage in self.stages:
+                own = stage.trunk.state_dict()
+                stage.trunk.load_state_dict({name: value for name, value in whole.state_dict().items() if name in own})
+
+    def forward(self, batch: Batch) -> Out:
+        logits, stem = self.stages[0](normalise(batch.image, self.options.normalise))
+        found = [logits]
+        for stage in self.stages[1:]:
+            maps = torch.sigmoid(found[-1])
+            if len(found) == 2:
+                maps = torch.cat((maps, *(maps[:, a:a + 1] + maps[:, b:b + 1] for a, b in PAIRS)), 1)
+            found.append(stage(torch.cat((stem, maps), 1))[0])
+        return Out(torch.stack(found))
+
+    def target(self, batch: Batch, cells: int) -> Tensor:
+        """(b,21,cells,cells) the maps that every stage should draw."""
+        pixels = batch.image.shape[-1]
+        if self.options.target == "published":
+            return draw_published(batch.joints_uv, pixels)
+        return draw_gaussian(batch.joints_uv, pixels, cells, self.options.sigma)
+
+    def losses(self, out: Out, batch: Batch) -> dict[str, Tensor]:
+        """heatmap: mean binary cross-entropy over joints and cells, summed over the stages; a joint weighs its uv_confidence."""
+        target = self.target(batch, out.logits.shape[-1])
+        term = F.binary_cross_entropy_with_logits(out.logits, target.expand_as(out.logits), reduction="none").mean((3, 4)).sum(0)
+        if batch.uv_confidence is not None:
+            term = term * batch.uv_confidence
+        return {"heatmap": labelled(term.mean(1), batch.has_uv)}
+
+    def metrics(self, out: Out, batch: Batch) -> dict[str, Tensor]:
+        """joints_uv_px: mean distance in pixels of the crop."""
+        error = (self.decode(out, batch).joints_uv - batch.joints_uv).norm(dim=-1).mean(-1)
+        return {"joints_uv_px": labelled(error, batch.has_uv).mean()}
+
+    def decode(self, out: Out, batch: Batch) -> Prediction:
+        """joints_uv in pixels of the crop, uv_confidence the value of the last stage's peak."""
+        pixels = batch.image.shape[-1]
+        if self.options.decoder == "argmax":
+            uv, confidence = read_argmax(torch.sigmoid(out.logits[-1]), pixels)
+        else:
+            uv, confidence = read_subcell(F.logsigmoid(out.logits[-1]), pixels)
+        return Prediction(joints_uv=uv, uv_confidence=confidence)
+
+
+def build(options: Options, hand: HandModel) -> Pose2d:
+    """The method; its weights are random until `start_weights` or a checkpoint."""
+    return Pose2d(options, hand)
