@@ -102,7 +102,7 @@ def demo(options) -> None:
     (method, checkpoint), device = trained(options, options.demo.checkpoint), choose_device(options.device, options.threads)
     folder = Path(options.demo.out) if options.demo.out else options.folder / "demo"
     done = run_demo(method, hands_of(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
-    _say(f"{done['pictures']} pictures, {done['hands']} hands -> {folder}")
+    _say(done["text"])
 
 
 def report(options) -> None:

@@ -1,4 +1,4 @@
-"""What the demo is given: pictures, boxes of hands and camera matrices, each checked before any work is done.
+"""What the demo is given: pictures and boxes of hands, checked. Cameras: src/demo_camera.py; videos: src/demo_video.py.
 
 Pixels: the centre of the top-left pixel is (0, 0), of the picture as it is shown (a camera's orientation mark is obeyed).
 Boxes are [left, top, width, height], of the hand's 21 joints, as the training crops were cut about those.
@@ -27,24 +27,17 @@ class HandBox(NamedTuple):
     side: str | None = None
 
 
-class Camera(NamedTuple):
-    """K (3,3) float64 of the full picture, and where it came from in words."""
-
-    K: np.ndarray
-    source: str
-
-
-def list_pictures(source: str | Path) -> list[Path]:
-    """The picture itself, or those of a folder by name; InputError where there is none."""
+def list_pictures(source: str | Path, section: str = "demo") -> list[Path]:
+    """The picture itself, or those of a folder by name; InputError (about `section`'s input) where there is none."""
     path = Path(source)
     if not str(source) or not path.exists():
-        raise InputError(f"demo.input: expected a picture or a folder of pictures, found nothing at {str(source)!r}; set "
-                         "demo.input=<file or folder>")
+        raise InputError(f"{section}.input: expected a picture, a folder of pictures or a video, found nothing at {str(source)!r}"
+                         f"; set {section}.input=<file or folder>")
     if path.is_file():
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
-        raise InputError(f"demo.input: no picture in the folder {path}; expected files ending in {', '.join(SUFFIXES)}")
+        raise InputError(f"{section}.input: no picture in the folder {path}; expected files ending in {', '.join(SUFFIXES)}")
     return found
 
 
@@ -66,13 +59,14 @@ def read_boxes(path: str | Path) -> dict[str, list[HandBox]] | list[HandBox]:
     """Boxes by picture name, or one list for all pictures.
 
     The file holds {"a.jpg": boxes, ...}, or boxes alone, where boxes is [left, top, width, height],
-    {"box": [...], "side": "left"}, or a list of these; or a COCO file (images, and annotations with bbox).
+    {"box": [...], "side": "left"}, or a list of these; or a COCO file (images, and annotations with bbox). A video's frame
+    goes by its number from 0 ("12"). null or [] beside a name says that the picture has no hand.
     """
     value = read_json(path, "write boxes as [left, top, width, height]")
     if isinstance(value, dict) and "annotations" in value and "images" in value:
         return _coco(path, value)
     if isinstance(value, dict) and "box" not in value:
-        return {str(name): _boxes(path, str(name), boxes) for name, boxes in value.items()}
+        return {str(name): _boxes(path, str(name), boxes) if boxes else [] for name, boxes in value.items()}
     return _boxes(path, "the file", value)
 
 
@@ -102,72 +96,18 @@ def _box(path: str | Path, where: str, value: object) -> HandBox:
     return HandBox(*array.tolist(), side)
 
 
-def boxes_of(boxes: Mapping[str, list[HandBox]] | list[HandBox] | None, path: Path) -> list[HandBox] | None:
+def boxes_of(boxes: Mapping[str, list[HandBox]] | list[HandBox] | None, path: Path,
+             section: str = "demo") -> list[HandBox] | None:
     """The boxes of one picture, None for the whole picture; InputError where a box file leaves it out."""
     if boxes is None or isinstance(boxes, list):
         return boxes
-    if path.name not in boxes:
-        raise InputError(f"{path}: the box file has no entry {path.name!r}; it has {', '.join(sorted(boxes)[:3]) or 'none'}...; "
-                         "add it, or set demo.boxes=null for whole pictures")
-    return boxes[path.name]
+    for name in names_of(path):
+        if name in boxes:
+            return boxes[name]
+    raise InputError(f"{path}: the box file has no entry {path.name!r}; it has {', '.join(sorted(boxes)[:3]) or 'none'}...; "
+                     f"add it (null where there is no hand), or set {section}.boxes=null for whole pictures")
 
 
-class CameraSource:
-    """Where camera matrices come from: one file for all, one matrix per picture, a stated field of view, or nominal."""
-
-    def __init__(self, K: str | None, fov: float | None):
-        if K is not None and fov is not None:
-            raise InputError("demo.K and demo.fov are both given; a camera matrix says the field of view already: leave one out")
-        self.path, self.fov = None if K is None else Path(K), fov
-        self.table: object = None
-        if self.path is not None and not self.path.is_dir():
-            self.table = _read_K_file(self.path)
-
-    def camera(self, picture: Path, height: int, width: int) -> Camera:
-        """The camera of one picture of this size."""
-        if self.path is None:
-            longer = max(height, width)
-            focal, words = float(longer), "nominal: focal length = longer side of the picture"
-            if self.fov is not None:
-                focal = longer / 2 / np.tan(np.radians(self.fov) / 2)
-                words = f"stated field of view: {self.fov:g} degrees across the longer side"
-            return Camera(np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]), words)
-        if self.path.is_dir():
-            file = self._beside(picture)
-            value = _read_K_file(file)
-        else:
-            file, value = self.path, self.table
-        if isinstance(value, dict):
-            if picture.name not in value:
-                raise InputError(f"{file}: no camera matrix of {picture.name!r}; it has {', '.join(sorted(value)[:3])}; add it")
-            value = value[picture.name]
-        return Camera(_checked_K(file, value), f"file {file}")
-
-    def _beside(self, picture: Path) -> Path:
-        stems = [picture.stem, f"{picture.stem}_K", f"{picture.stem.removesuffix('_img')}_K"]
-        names = [stem + suffix for stem in stems for suffix in (".npy", ".json")]
-        for name in names:
-            if (self.path / name).is_file():
-                return self.path / name
-        raise InputError(f"{self.path}: no camera matrix for {picture.name}; expected one of {', '.join(names)}")
-
-
-def _read_K_file(path: Path) -> object:
-    """A .npy array, or the json value (a matrix, {"K": matrix}, or {"a.jpg": matrix})."""
-    require_file(path, "demo.K: name a .json or .npy file with a 3 x 3 camera matrix, or a folder of them")
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: expected an array of numpy, found a file that breaks ({error}); save K again") from error
-    value = read_json(path, "write K as a 3 x 3 list")
-    return value["K"] if isinstance(value, dict) and "K" in value else value
-
-
-def _checked_K(path: Path, value: object) -> np.ndarray:
-    K = number_array(value)
-    if K is None or K.shape != (3, 3) or K[0, 0] <= 0 or K[1, 1] <= 0 or K[1, 0] != 0 or not np.array_equal(K[2], (0, 0, 1)):
-        found = str(value.tolist() if isinstance(value, np.ndarray) else value)[:90]
-        raise InputError(f"{path}: expected a camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels with fx, fy > 0, "
-                         f"found {found}; save K again")
-    return K
+def names_of(path: Path) -> tuple[str, ...]:
+    """The names by which files of boxes and cameras may speak of a picture: a frame `000012` of a video also as `12`."""
+    return (path.name, str(int(path.name))) if path.name.isdecimal() else (path.name,)

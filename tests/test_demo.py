@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.demo import PLACED, PREDICTED, DemoOptions, demo
+from src.demo import DemoOptions, demo
+from src.demo_hand import BY_BOX, PREDICTED
 from src.demo_geometry import place_by_box, sample
 from src.demo_input import read_picture
 from src.identity import Identity, write_identity
@@ -40,14 +41,15 @@ def test_right_hand_lies_on_its_picture(scene, tmp_path):
     """With the true box and K: the root comes back to a tenth of a millimetre, the mesh covers its picture, the JSON says all."""
     truth, _, options = scene
     result = demo(Oracle(truth), HAND, DemoOptions(**options), tmp_path / "out", CropLike(), CPU, checkpoint="c.pt")
-    assert result == {"pictures": 1, "hands": 1, "folder": str(tmp_path / "out")}
+    text = f"1 pictures, 1 hands -> {tmp_path / 'out'}"
+    assert result == {"pictures": 1, "hands": 1, "folder": str(tmp_path / "out"), "text": text}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["hand.json", "hand.ply", "hand.png"]
     said = json.loads((tmp_path / "out" / "hand.json").read_text())
     (hand,) = said["hands"]
     np.testing.assert_allclose(hand["root"], truth.root, atol=1e-4)
     np.testing.assert_allclose(list(hand["joints"].values()), truth.joints, atol=1e-6)
     np.testing.assert_allclose(hand["rotations"], truth.rotations, atol=1e-6)
-    assert hand["root_source"] == PLACED and hand["side"] == "right" and (hand["verts"], hand["faces"]) == (778, 1538)
+    assert hand["root_source"] == BY_BOX and hand["side"] == "right" and (hand["verts"], hand["faces"]) == (778, 1538)
     assert said["K"] == K.tolist() and said["K_source"].startswith("file ")
     assert said["checkpoint"] == "c.pt" and said["identity"] is None
     verts, faces = read_ply(tmp_path / "out" / "hand.ply")

@@ -43,7 +43,7 @@ def spoiled(truth: Truth) -> Truth:
 
 
 @pytest.mark.parametrize(("files", "options", "message"), [
-    ({}, {"input": "nowhere.jpg"}, "demo.input: expected a picture or a folder of pictures, found nothing at"),
+    ({}, {"input": "nowhere.jpg"}, "demo.input: expected a picture, a folder of pictures or a video, found nothing at"),
     ({}, {"input": "."}, "demo.input: no picture in the folder"),
     ({"a.png": b""}, {"input": "a.png"}, "a.png: expected a picture .* found an empty file"),
     ({"a.png": b"not a picture"}, {"input": "a.png"}, "a.png: expected a picture .* found another kind of file"),
@@ -93,7 +93,7 @@ def test_results_do_not_mix_with_the_pictures(scene, tmp_path):
 
 
 def test_identity_is_told_where_it_is_needed(scene, tmp_path):
-    """An identity-aware model is told the file's shape; without one, or a model that is told none, one line says so."""
+    """An identity-aware model is told the file's shape; without one, or with one of another hand model, one line says so."""
     truth, _, options = scene
     shape = np.linspace(1, -1, 10)
     identity = str(tmp_path / "7.json")
@@ -108,8 +108,6 @@ def test_identity_is_told_where_it_is_needed(scene, tmp_path):
     np.testing.assert_allclose(said["hands"][0]["shape"], shape, rtol=1e-6)
     with pytest.raises(InputError, match="demo.identity: this model is told whose hand it sees; set demo.identity"):
         demo(oracle, HAND, DemoOptions(**options), tmp_path / "no", CropLike(), CPU)
-    with pytest.raises(InputError, match="demo.identity: .* is given, but this model predicts the shape itself"):
-        demo(Oracle(truth), HAND, DemoOptions(**options, identity=identity), tmp_path / "no", CropLike(), CPU)
     write_identity(identity, Identity(subject=7, shape=shape, hand={"name": "MANO", "sha256": "ab" * 32}, n=20, method="random"))
     with pytest.raises(InputError, match="7.json: a shape of the hand model MANO"):
         demo(oracle, HAND, DemoOptions(**options, identity=identity), tmp_path / "no", CropLike(), CPU)

@@ -16,11 +16,14 @@ from utils.errors import InputError
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` when the block ends well, remove it otherwise."""
+def atomic_path(path: str | os.PathLike, suffix: str = ".part") -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to `path` when the block ends well, remove it otherwise.
+
+    suffix: of the temporary name, for writers that read the format off it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
     os.close(handle)
     os.chmod(name, 0o666 & ~_umask())
     temporary = Path(name)

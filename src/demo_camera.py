@@ -1,0 +1,99 @@
+"""The camera of a picture: from a file, a stated field of view, the picture's EXIF, or nominal, in this order; and which it was.
+
+K is that of the picture as shown. A nominal camera draws rightly over the picture, but distance and, with a network that judges
+size by the zoom, the size of the hand mean nothing with it: `Camera.metric` says so.
+"""
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.demo_input import names_of
+from src.exif import exif_focal
+from src.identity import number_array
+from utils.errors import InputError
+from utils.files import read_json, require_file
+
+
+class Camera(NamedTuple):
+    """K (3,3) float64 of the full picture, where it came from in words, and whether lengths follow from it (not nominal)."""
+
+    K: np.ndarray
+    source: str
+    metric: bool
+
+
+class CameraSource:
+    """Where camera matrices come from: one file for all or one matrix per picture, a stated field of view, EXIF, or nominal.
+
+    section: the options that the messages speak of. Raises InputError: a broken file, two sources stated.
+    """
+
+    def __init__(self, K: str | None, fov: float | None, section: str = "demo"):
+        if K is not None and fov is not None:
+            raise InputError(f"{section}.K and {section}.fov are both given; a camera matrix says the field of view already: "
+                             "leave one out")
+        self.path, self.fov, self.section = None if K is None else Path(K), fov, section
+        self.table: object = None
+        if self.path is not None and not self.path.is_dir():
+            self.table = _read_K_file(self.path, section)
+
+    def camera(self, picture: Path, height: int, width: int) -> Camera:
+        """The camera of one picture of this size; `picture` names it (a file that may hold EXIF, or a frame of a video)."""
+        if self.path is None:
+            return self._without_file(picture, height, width)
+        if self.path.is_dir():
+            file = self._beside(picture)
+            value = _read_K_file(file, self.section)
+        else:
+            file, value = self.path, self.table
+        if isinstance(value, dict):
+            known = [name for name in names_of(picture) if name in value]
+            if not known:
+                raise InputError(f"{file}: no camera matrix of {picture.name!r}; it has {', '.join(sorted(value)[:3])}; add it")
+            value = value[known[0]]
+        return Camera(_checked_K(file, value), f"file {file}", True)
+
+    def _without_file(self, picture: Path, height: int, width: int) -> Camera:
+        """Square pixels, the principal point in the middle."""
+        longer = max(height, width)
+        focal, words, metric = float(longer), "nominal: focal length = longer side of the picture", True
+        if self.fov is not None:
+            focal = longer / 2 / np.tan(np.radians(self.fov) / 2)
+            words = f"stated field of view: {self.fov:g} degrees across the longer side"
+        else:
+            found = exif_focal(picture, height, width) if picture.is_file() else None
+            if found and found.pixels:
+                focal, words = found.pixels, f"EXIF: {found.words}"
+            else:
+                metric, words = False, f"{words} ({found.words if found else 'a video says nothing of its lens'})"
+        return Camera(np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]), words, metric)
+
+    def _beside(self, picture: Path) -> Path:
+        stems = [picture.stem, f"{picture.stem}_K", f"{picture.stem.removesuffix('_img')}_K"]
+        names = [stem + suffix for stem in stems for suffix in (".npy", ".json")]
+        for name in names:
+            if (self.path / name).is_file():
+                return self.path / name
+        raise InputError(f"{self.path}: no camera matrix for {picture.name}; expected one of {', '.join(names)}")
+
+
+def _read_K_file(path: Path, section: str) -> object:
+    """A .npy array, or the json value (a matrix, {"K": matrix}, or {"a.jpg": matrix})."""
+    require_file(path, f"{section}.K: name a .json or .npy file with a 3 x 3 camera matrix, or a folder of them")
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"{path}: expected an array of numpy, found a file that breaks ({error}); save K again") from error
+    value = read_json(path, "write K as a 3 x 3 list")
+    return value["K"] if isinstance(value, dict) and "K" in value else value
+
+
+def _checked_K(path: Path, value: object) -> np.ndarray:
+    K = number_array(value)
+    if K is None or K.shape != (3, 3) or K[0, 0] <= 0 or K[1, 1] <= 0 or K[1, 0] != 0 or not np.array_equal(K[2], (0, 0, 1)):
+        found = str(value.tolist() if isinstance(value, np.ndarray) else value)[:90]
+        raise InputError(f"{path}: expected a camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels with fx, fy > 0, "
+                         f"found {found}; save K again")
+    return K
