@@ -15,6 +15,7 @@ from src.calibrate import CalibrateOptions
 from src.demo import DemoOptions
 from src.engine import TrainOptions
 from src.predict import TestOptions
+from src.refine import RefineOptions
 from src.summary import ReportOptions
 from utils.strict import Strict
 
@@ -61,6 +62,7 @@ class Options(Strict):
     train: TrainOptions = TrainOptions()
     test: TestOptions = TestOptions()
     calibrate: CalibrateOptions = CalibrateOptions()
+    refine: RefineOptions = RefineOptions()
     demo: DemoOptions = DemoOptions()
     report: ReportOptions = ReportOptions()
 

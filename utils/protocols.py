@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from utils import metrics
 from utils.errors import InputError
@@ -45,26 +45,38 @@ def dexycb_hpe(pred_mm: Float[np.ndarray, "n 21 3"], true_mm: Float[np.ndarray, 
 
 
 def dexycb_from_predictions(predictions: Predictions) -> dict[str, Measures]:
-    """The official numbers of a predictions file's own frames (`absolute` only where the method predicts a root)."""
+    """The official numbers of a predictions file's own frames; `absolute` over those that have a root, if any."""
     predictions.require("true_joints", "pred_joints")
     true = np.asarray(predictions["true_joints"], np.float64)
     known = np.isfinite(true).all((1, 2))
     if not known.any():
         raise InputError(f"{predictions.path}: no row has true joints, so there is nothing to score")
-    root = predictions.get("pred_root")
-    pred = np.asarray(predictions["pred_joints"], np.float64)
-    pred = pred + (np.asarray(root, np.float64)[:, None] if root is not None else 0.0)
+    root, placed = _roots(predictions, slice(None))
+    pred = np.asarray(predictions["pred_joints"], np.float64) + root[:, None]
     out = dexycb_hpe(1e3 * pred[known], 1e3 * true[known])
-    if root is None:
+    if not (known & placed).any():
         del out["absolute"]
+    elif not placed[known].all():
+        both = known & placed
+        out["absolute"] = metrics.measures(metrics.distances(1e3 * pred[both], 1e3 * true[both]), LOW_MM, HIGH_MM)
     return out
+
+
+def _roots(predictions: Predictions, rows: slice) -> tuple[Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"]]:
+    """Wrist positions of the rows, zero where there is none, and which rows have one."""
+    root = predictions.get("pred_root")
+    count = len(predictions["name"][rows])
+    if root is None:
+        return np.zeros((count, 3)), np.zeros(count, bool)
+    placed = np.isfinite(root[rows]).all(1)
+    return np.where(placed[:, None], root[rows], 0.0).astype(np.float64), placed
 
 
 def write_dexycb_text(predictions: Predictions, path: str | os.PathLike) -> OfficialText:
     """Write DexYCB's official result file: every row of the predictions, left hands mirrored back, 4 decimals.
 
-    A method without a root is placed with its wrist at the origin: root-relative and aligned numbers are then right and the
-    absolute ones meaningless, which the answer's `note` says. Raises InputError where the rows have no official image number.
+    A row without a root is placed with its wrist at the origin: root-relative and aligned numbers are then right and the absolute
+    ones meaningless, which the answer's `note` says. Raises InputError where the rows have no official image number.
     """
     path = Path(path)
     predictions.require("official_index")
@@ -76,17 +88,21 @@ def write_dexycb_text(predictions: Predictions, path: str | os.PathLike) -> Offi
     repeated = np.flatnonzero(np.bincount(numbers) > 1)
     if len(repeated):
         raise InputError(f"{predictions.path}: image {repeated[0]} occurs twice; predict each frame of the split once")
-    joints, root = predictions["pred_joints"], predictions.get("pred_root")
+    joints, without = predictions["pred_joints"], 0
     with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
         for start in range(0, len(predictions), WRITE_ROWS):
             rows = slice(start, start + WRITE_ROWS)
-            placed = np.asarray(joints[rows], np.float64) + (0.0 if root is None else np.asarray(root[rows], np.float64)[:, None])
+            root, known = _roots(predictions, rows)
+            without += int((~known).sum())
+            placed = np.asarray(joints[rows], np.float64) + root[:, None]
             placed[np.asarray(predictions["mirrored"][rows]), :, 0] *= -1
             table = np.concatenate([numbers[rows, None].astype(np.float64), 1e3 * placed.reshape(len(placed), 63)], 1)
             np.savetxt(file, table, fmt=["%d"] + ["%.4f"] * 63, delimiter=",")
-    note = "" if root is not None else ("the method predicts no wrist position: wrists lie at the origin, so only the "
-                                        "root-relative and Procrustes numbers of the official script mean anything")
-    return OfficialText(path, len(predictions), root is not None, note)
+    whole = without == len(predictions)
+    note = "the method predicts no wrist position" if whole else f"{without} of {len(predictions)} frames have no wrist position"
+    note += (": wrists lie at the origin there, so only the root-relative and Procrustes numbers of the official script mean "
+             "anything")
+    return OfficialText(path, len(predictions), not without, note if without else "")
 
 
 def read_dexycb_text(path: str | os.PathLike) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n 21 3"]]:
