@@ -1,7 +1,8 @@
 """`run.py test`: predict a split -> predictions file, then score the *file* -> scores.json, official result text, report.html.
 
 What an identity-aware method is told is one *set* of shapes: the truth, a folder of identity files, or several draws of a
-calibration (`<folder>/draws`), each predicted and scored on its own.
+calibration (`<folder>/draws`), each predicted and scored on its own. Where a method predicts 2D joints, or test.keypoints gives
+them, hands are also placed in the camera and scored there by protocol (src/camera_space.py).
 """
 import logging
 import shutil
@@ -12,18 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.camera_space import KeypointsFile, Shapes, camera_scores, keypoints_of, load_camera_identities, shapes_by_protocol
 from src.identity import load_draws, load_identities, require_unscored
 from src.method import Method
-from src.predict import TestOptions, chosen_rows, predict
+from src.predict import Identities, TestOptions, chosen_rows, predict
 from utils.batch import Source
+from utils.errors import InputError
 from utils.hand import HandModel
-from utils.predictions import read_predictions
+from utils.predictions import Predictions, read_predictions
 from utils.protocols import write_dexycb_text
 from utils.report import ReportRun, write_report
 from utils.results import results_table, write_scores
-from utils.score import score
+from utils.score import Scores, score, with_camera
 
 log = logging.getLogger(__name__)
+
 
 def evaluate(method: Method, source: Source, options: TestOptions, folder: Path, *, hand: HandModel, device: torch.device,
              meta: Mapping[str, Any]) -> str:
@@ -32,6 +36,8 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     Raises InputError as predict, score and the identity files do.
     """
     sets = _identity_sets(options, hand, source)
+    keypoints, persons = _camera_inputs(method, source, options, hand)
+    told = {"told": "mean"} if options.identity == "mean" else {}
     rows, official = [], None
     for stale in folder.glob("*/scores.json"):  # of an earlier calibration with more draws
         if stale.parent.name.isdigit() and stale.parent.name not in sets:
@@ -39,12 +45,12 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     for name, shapes in sets.items():
         place = folder / name if name else folder
         predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
-                identities=shapes, frames=options.frames, amp=options.amp,
-                meta={**meta, "identity": options.identity or "truth"})
+                identities=shapes, frames=options.frames, amp=options.amp, keypoints=keypoints,
+                meta={**meta, "identity": options.identity or "truth", **told})
         predictions = read_predictions(place / "predictions.npz")
-        scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
+        scores = _scored(predictions, hand, options, persons)
         write_scores(place, scores)
-        if options.official_text and "official_index" in predictions:
+        if options.official_text and "official_index" in predictions and "pred_joints" in predictions:
             official = write_dexycb_text(predictions, place / "dexycb_results.txt")
         rows.append((str(place), scores.summary))
         if options.report and not name:
@@ -56,13 +62,46 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     return results_table(rows, "text")
 
 
-def _identity_sets(options: TestOptions, hand: HandModel, source: Source) -> dict[str, dict[int, np.ndarray] | None]:
+def _scored(predictions: Predictions, hand: HandModel, options: TestOptions, persons: list[Shapes] | None) -> Scores:
+    """All scores of a predictions file; in the camera too, where it holds a hand and 2D joints to place it by."""
+    scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
+    if "pred_joints" not in predictions or "pred_joints_uv" not in predictions:
+        return scores
+    shapes = shapes_by_protocol(predictions, persons)
+    camera = camera_scores(predictions, hand, keypoints_of(predictions), shapes, options.bootstrap, options.seed)
+    return with_camera(scores, camera.samples, camera.summary)
+
+
+def _camera_inputs(method: Method, source: Source, options: TestOptions, hand: HandModel,
+                   ) -> tuple[KeypointsFile | None, list[Shapes] | None]:
+    """The 2D joints and the calibrated shapes of the scores in the camera, checked before anything is predicted."""
+    keypoints = None if options.keypoints is None else KeypointsFile(options.keypoints)
+    names = _scored_names(source, options)
+    if keypoints is not None:
+        keypoints.require(names)
+    if options.camera_identity is None:
+        return keypoints, None
+    if keypoints is None and "joints_uv" not in method.compares:
+        raise InputError("test.camera_identity: hands are placed in the camera by 2D joints; give test.keypoints as well")
+    if "identity" in method.needs:
+        raise InputError("test.camera_identity: this method is told whose hand it sees; tell it with test.identity, one test per "
+                         "protocol")
+    return keypoints, load_camera_identities(options.camera_identity, hand, names)
+
+
+def _scored_names(source: Source, options: TestOptions) -> list[str]:
+    return [source.sample_name(row) for row in chosen_rows(len(source), options.frames)]
+
+
+def _identity_sets(options: TestOptions, hand: HandModel, source: Source) -> dict[str, Identities | None]:
     """Set name -> shapes by person; None = the truth. The frames that calibrated may not be among the scored ones."""
     spec = options.identity
     if spec is None or spec == "truth":
         return {"": None}
+    if spec == "mean":
+        return {"": lambda subject: np.zeros(10)}
     sets = load_draws(spec, hand) if isinstance(spec, str) and Path(spec).is_dir() else {"": load_identities(spec, hand)}
-    names = [source.sample_name(row) for row in chosen_rows(len(source), options.frames)]
+    names = _scored_names(source, options)
     for name in sets:
         require_unscored(Path(spec) / name if name else spec, names)
     return sets

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from src.camera_space import KeypointsFile
 from src.loader import stacks, worker_deaths
 from src.method import Method
 from src.numerics import autocast_type, in_float32
@@ -41,8 +42,13 @@ class TestOptions(Strict):
     frames: int | None = Field(None, ge=1, description="only this many frames, evenly spread over the split; null = all")
     checkpoint: str | None = Field(None, description="checkpoint to test; null = the run's last")
     identity: str | list[str] | None = Field(
-        None, description="what an identity-aware method is told: null or truth = the true shape; else a folder of identity "
-                          "files, or a list of such files")
+        None, description="what an identity-aware method is told: null or truth = the true shape; mean = the mean hand; else a "
+                          "folder of identity files, or a list of such files")
+    keypoints: str | None = Field(
+        None, description="predictions file with 2D joints of these frames: hands are placed by them, and scored in the camera")
+    camera_identity: str | list[str] | None = Field(
+        None, description="identity files (folder, folder of draws, or list) of protocol `K + identity`, for methods that are "
+                          "told no shape")
     tag: str = Field("test", min_length=1, pattern=r"^\w[\w.-]*$", description="results go to out/<name>/<tag>")
     batch: int = Field(64, ge=1)
     workers: int = Field(0, ge=0, description="processes that decode images; 0 = a thread beside the loop (best on few cores)")
@@ -56,12 +62,13 @@ class TestOptions(Strict):
 
 def predict(method: Method, source: Source, path: str | Path, *, device: torch.device, batch: int = 64, workers: int = 0,
             identities: Identities | None = None, frames: int | None = None, amp: Literal["off", "bf16", "auto"] = "off",
-            meta: Mapping[str, Any] | None = None) -> None:
+            meta: Mapping[str, Any] | None = None, keypoints: KeypointsFile | None = None) -> None:
     """Predict every frame of `source` and write the predictions file `path`, whole or not at all.
 
     identities: shapes (10,) by subject that the method is told; None = the true shape. frames: an evenly spread choice.
     meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
-    source.protocol() unless given. Raises InputError: a subject without identity, a method that is told none, an unreadable
+    source.protocol() unless given, and `told` what kind of shape a method was told. keypoints: 2D joints to store with a method
+    that predicts none. Raises InputError: a subject without identity, a method that is told none, an unreadable
     sample, a prediction that is not finite, a killed worker, a full disk.
     """
     told = "identity" in method.needs
@@ -73,7 +80,9 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     if not rows:
         raise InputError("test.split: the split holds no frame; choose another one, or prepare the dataset again")
     known = {"dataset": dict(source.protocol()), **(meta or {})}
-    known["told"] = ("identities" if identities is not None else "truth") if told else "nothing"
+    known["told"] = known.get("told") or ("identities" if identities is not None else "truth") if told else "nothing"
+    if keypoints is not None:
+        known["keypoints"] = keypoints.told
     narrow, was_training = autocast_type(amp, device), method.training
     method.to(device).eval()
     try:
@@ -86,7 +95,7 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 with torch.autocast(device.type, narrow, enabled=narrow is not None):
                     out = method(samples)
                 answer = method.decode(in_float32(out), samples)
-                _append(writer, source, samples, answer)
+                _append(writer, source, samples, answer, keypoints)
     finally:
         method.train(was_training)
 
@@ -118,12 +127,15 @@ def _told(samples: Batch, identities: Identities | None) -> Tensor:
     return torch.from_numpy(np.stack(shapes)).to(samples.image.device)
 
 
-def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: Prediction) -> None:
+def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: Prediction, keypoints: KeypointsFile | None,
+            ) -> None:
     """One batch of rows into the file."""
     rows = samples.index.tolist()
     names = [source.sample_name(row) for row in rows]
     columns = {key: _numpy(getattr(samples, key)) for key in ("subject", "index", "mirrored", "K", "crop_from_image")}
     if answer.joints_uv is not None:
+        if keypoints is not None:
+            raise InputError("test.keypoints: this method predicts 2D joints itself; leave test.keypoints out")
         answer = answer._replace(joints_uv=_whole_picture(answer.joints_uv, samples))
     for field, value in zip(answer._fields, answer):
         if value is not None:
@@ -134,6 +146,8 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
                 made = writer.meta.get("checkpoint", "tested")
                 raise InputError(f"{names[int(np.argmin(finite))]}: {key} is not finite; the checkpoint {made} is broken or was "
                                  "trained to divergence: train again, or test an earlier one")
+    if keypoints is not None:
+        columns["pred_joints_uv"], columns["pred_uv_confidence"], _ = keypoints.rows(names, columns["mirrored"])
     columns.update(_truth(samples))
     if writer.meta["told"] != "nothing":
         columns["identity"] = _numpy(samples.identity)

@@ -1,12 +1,14 @@
 """Where the hand is: the wrist's place in the camera from metric wrist-relative joints and 2D joints, in closed form.
 
-A joint X (wrist-relative) seen at u lies on the ray K^-1 u = (x, y, 1) z: X + root is parallel to it, two equations linear in
-root. Their weighted least-squares answer starts a fixed number of reweighted steps in pixels (Gauss-Newton on the projection,
-Cauchy weights whose scale is the row's own median residual), because the linear residual grows with depth and takes the noise of
-u for spread of the rays, which draws hands nearer: by (noise / spread)^2 of the distance. Depth follows from the hand's size: a
-shape 5 % too large stands 5 % too far. Exact without noise; any invertible K; batched; computed in float64; differentiable.
+A joint X (wrist-relative) seen at u lies on the ray K^-1 u = (x, y, 1): root_xy = (x, y) root_z + ((x, y) X_z - X_xy), linear.
+Depth is thus the factor between two sets of points in the plane: what the hand spans in metres, and what the rays span. Least
+squares shrinks that factor by whatever is wrong in the pose and, minimised in pixels, stretches it; `size` takes the ratio of the
+two sets' spreads, which lies between them, is always positive, and is unmoved by a pose turned in the picture's plane (measured
+at 34 mm of joint error: 59 mm of depth error against 97 and 134). Either is repeated a few times with Cauchy weights on the pixel
+residuals, whose scale is the row's own median. Exact without noise; any invertible K; batched; float64 inside; differentiable.
+A shape 5 % too large stands 5 % too far.
 """
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,11 +17,12 @@ from torch import Tensor
 from utils.camera import project
 from utils.precision import full_precision
 
-STEPS = 8
+STEPS = 4
 CAUCHY = 2.385  # times the standard deviation: 95 % efficient on Gaussian noise
 MEDIAN_OF_SQUARES = 1.386  # of a 2D Gaussian's squared length, in units of one coordinate's variance
 FLOOR_PX = 0.1  # under it nothing is an outlier
 NEAREST_M = 0.01  # a keypoint nearer to the camera than this is behind it, as far as a fit goes
+SPREAD = 1e-12  # squared, of rays at distance 1: keypoints nearer together than that are one
 SINGULAR = 1e-10  # |det| over the product of the rows' lengths
 
 FAULTS = ("", "fewer than two keypoints", "a camera matrix that is not invertible", "keypoints in one point",
@@ -39,12 +42,13 @@ class RootFit(NamedTuple):
 @full_precision
 def solve_root(
     joints: Float[Tensor, "b 21 3"], uv: Float[Tensor, "b 21 2"], K: Float[Tensor, "b 3 3"],
-    confidence: Float[Tensor, "b 21"], steps: int = STEPS,
+    confidence: Float[Tensor, "b 21"], steps: int = STEPS, depth: Literal["size", "pixels"] = "size",
 ) -> RootFit:
     """Place of wrist-relative `joints` (metres) whose pixels are `uv`, with weights `confidence`.
 
     A keypoint counts where its confidence is positive and its numbers are finite. Rows that cannot be solved are not valid, and
-    never stop the others: see FAULTS and `fault_line`. steps: reweighted steps after the linear answer.
+    never stop the others: see FAULTS and `fault_line`. steps: reweighted steps after the first answer. depth: `size` matches
+    spreads; `pixels` minimises the weighted pixel distances, from a linear start (better only where the pose is right).
     """
     kind = joints.dtype
     joints, uv, K, confidence = (value.double() for value in (joints, uv, K, confidence))
@@ -56,11 +60,14 @@ def solve_root(
     uv, joints = (torch.where(used[..., None], value, 0.0) for value in (uv, joints))
     weight = torch.where(used, confidence, 0.0)
     weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-300)
-    root, apart = _linear(joints, uv, K, weight)
+    xy, offset = _plane(joints, uv, K, used)
+    root, apart = _place(xy, offset, weight, matched=depth == "size")
     for _ in range(steps):
-        root = _step(root, joints, uv, K, weight, used)
-    depth = joints[..., 2] + root[:, None, 2]
-    before = (torch.where(used, depth, torch.inf) > NEAREST_M).all(-1) & torch.isfinite(root).all(-1)
+        off, turn = _seen(root, joints, uv, K, used)
+        robust = weight * _cauchy(off, used)
+        root = _place(xy, offset, robust, matched=True)[0] if depth == "size" else root + _step(off, turn, robust)
+    ahead = torch.where(used, joints[..., 2] + root[:, None, 2], torch.inf)
+    before = (ahead > NEAREST_M).all(-1) & torch.isfinite(root).all(-1)
     with torch.no_grad():
         square = (project(joints + root[:, None], K) - uv).square().sum(-1)
         residual = torch.where(used, weight * square, 0.0).sum(-1).sqrt()
@@ -86,38 +93,52 @@ def _regular(K: Tensor) -> Tensor:
     return torch.linalg.det(known).abs() > SINGULAR * known.norm(dim=-1).prod(-1)
 
 
-def _linear(joints: Tensor, uv: Tensor, K: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Root (b,3) that brings the joints nearest to their rays, metres across them; (b) whether the rays differ at all."""
+def _plane(joints: Tensor, uv: Tensor, K: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """The rays' (x, y) and xy X_z - X_xy, both (b,21,2): root_xy = xy root_z + offset. Zero where not used."""
     rays = torch.cat((uv, torch.ones_like(uv[..., :1])), -1) @ torch.linalg.inv(K).transpose(-1, -2)
-    ahead = (weight[..., None] > 0) & (rays[..., 2:].abs() > 1e-12)
+    ahead = used[..., None] & (rays[..., 2:].abs() > 1e-12)
     xy = torch.where(ahead, rays[..., :2], 0.0) / torch.where(ahead, rays[..., 2:], 1.0)
-    mean = (weight[..., None] * xy).sum(-2, keepdim=True)
-    centred = xy - mean
-    spread = (weight * centred.square().sum(-1)).sum(-1)
-    apart = spread > 1e-12
-    # Elimination of x and y: depth is a one-dimensional regression on the rays' offsets from their mean.
-    offset = xy * joints[..., 2:] - joints[..., :2]
-    across = (weight[..., None] * offset).sum(-2, keepdim=True)
-    depth = -(weight * (centred * (offset - across)).sum(-1)).sum(-1) / torch.where(apart, spread, 1.0)
-    return torch.cat((across[:, 0] + mean[:, 0] * depth[:, None], depth[:, None]), -1), apart
+    return xy, torch.where(used[..., None], xy * joints[..., 2:] - joints[..., :2], 0.0)
 
 
-def _step(root: Tensor, joints: Tensor, uv: Tensor, K: Tensor, weight: Tensor, used: Tensor) -> Tensor:
-    """One Gauss-Newton step on the confidence- and Cauchy-weighted squared pixel distances."""
-    seen = (joints + root[:, None]) @ K.transpose(-1, -2)
-    seen = torch.where(used[..., None], seen, 1.0)
+def _place(xy: Tensor, offset: Tensor, weight: Tensor, matched: bool) -> tuple[Tensor, Tensor]:
+    """Root (b,3), and (b) whether the rays differ at all. matched: depth by the ratio of spreads, else by regression."""
+    share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-300))[..., None]
+    middle, across = (share * xy).sum(-2, keepdim=True), (share * offset).sum(-2, keepdim=True)
+    rays, spans = xy - middle, offset - across
+    spread = (share * rays.square()).sum((-1, -2))
+    apart = spread > SPREAD
+    spread = torch.where(apart, spread, 1.0)
+    if matched:
+        size = (share * spans.square()).sum((-1, -2))
+        depth = torch.where(size > SPREAD**2, size / spread, NEAREST_M**2).sqrt()
+    else:
+        depth = -(share * rays * spans).sum((-1, -2)) / spread
+    return torch.cat((across[:, 0] + middle[:, 0] * depth[:, None], depth[:, None]), -1), apart
+
+
+def _seen(root: Tensor, joints: Tensor, uv: Tensor, K: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """uv less the projections (b,21,2), zero where not used, and the projections' derivative (b,21,2,3), pixels per metre."""
+    seen = torch.where(used[..., None], (joints + root[:, None]) @ K.transpose(-1, -2), 1.0)
     nearest = NEAREST_M * K[:, None, 2].norm(dim=-1)
     depth = torch.where(seen[..., 2] > nearest, seen[..., 2], nearest)[..., None]
     at = seen[..., :2] / depth
-    off = torch.where(used[..., None], uv - at, 0.0)
+    turn = (K[:, None, :2] - at[..., None] * K[:, None, 2:]) / depth[..., None]
+    return torch.where(used[..., None], uv - at, 0.0), turn
+
+
+def _cauchy(off: Tensor, used: Tensor) -> Tensor:
+    """(b,21) factors of the weights: one half at 2.4 standard deviations, as the row's median tells them."""
     square = off.square().sum(-1)
     middle = torch.where(used, square, torch.nan).nanmedian(-1, keepdim=True).values.nan_to_num(1.0)
-    weight = weight / (1 + square / (CAUCHY**2 * middle / MEDIAN_OF_SQUARES + FLOOR_PX**2))
-    turn = (K[:, None, :2] - at[..., None] * K[:, None, 2:]) / depth[..., None]  # (b,21,2,3) pixels per metre
+    return 1 / (1 + square / (CAUCHY**2 * middle / MEDIAN_OF_SQUARES + FLOOR_PX**2))
+
+
+def _step(off: Tensor, turn: Tensor, weight: Tensor) -> Tensor:
+    """(b,3) one Gauss-Newton step on the weighted squared pixel distances."""
     weighted = turn * weight[..., None, None]
     normal = torch.einsum("bkij,bkil->bjl", weighted, turn)
     # A trace of damping: rows that cannot be solved stay finite; it moves no step's end, where the right side is zero.
     damping = 1e-12 * normal.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-30
-    normal = normal + damping[:, None, None] * torch.eye(3, dtype=K.dtype, device=K.device)
-    right = torch.einsum("bkij,bki->bj", weighted, off)
-    return root + torch.linalg.solve_ex(normal, right).result
+    normal = normal + damping[:, None, None] * torch.eye(3, dtype=off.dtype, device=off.device)
+    return torch.linalg.solve_ex(normal, torch.einsum("bkij,bki->bj", weighted, off)).result

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from src.root import FAULTS, RootFit, fault_line, solve_root
 from utils.camera import crop_matrix, project
+from utils.rotation import matrix_from_axis_angle
 
 
 def scene(seed: int, rows: int = 6, general: bool = False) -> tuple[torch.Tensor, ...]:
@@ -29,12 +30,12 @@ def seen(joints: torch.Tensor, K: torch.Tensor, root: torch.Tensor) -> torch.Ten
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**20), general=st.booleans(), keep=st.integers(2, 21))
-def test_exact_without_noise(seed, general, keep):
+@given(seed=st.integers(0, 2**20), general=st.booleans(), keep=st.integers(2, 21), depth=st.sampled_from(["size", "pixels"]))
+def test_exact_without_noise(seed, general, keep, depth):
     """Any camera matrix, from two keypoints up: the true place to 1e-9 m, residual to 1e-6 px."""
     joints, K, root, confidence = scene(seed, general=general)
     confidence[:, keep:] = 0
-    fit = solve_root(joints, seen(joints, K, root), K, confidence)
+    fit = solve_root(joints, seen(joints, K, root), K, confidence, depth=depth)
     assert fit.valid.all() and (fit.root - root).abs().max() < (1e-9 if keep > 3 else 1e-7) and fit.residual_px.max() < 1e-5
 
 
@@ -73,11 +74,26 @@ def test_order_of_rows_and_joints_and_scale_of_confidence_do_not_matter():
     assert half.root.dtype == torch.float32 and (half.root - fit.root).abs().max() < 1e-5
 
 
-def test_it_is_the_least_squares_answer_in_pixels():
-    """Small noise, even weights: moving the root by a millimetre along any axis raises the mean squared pixel distance."""
+def test_depth_matches_the_spreads():
+    """Without reweighting: root_z from a plain loop over the definition, the spread of x X_z - X_xy over that of the rays."""
+    joints, K, root, confidence = scene(4, rows=2)
+    uv = seen(joints, K, root) + torch.randn(2, 21, 2, generator=torch.Generator().manual_seed(1)).double()
+    fit = solve_root(joints, uv, K, confidence, steps=0)
+    for row in range(2):
+        weights, spreads = confidence[row].numpy(), []
+        rays = [torch.linalg.inv(K[row]).numpy() @ [*u, 1.0] for u in uv[row].numpy()]
+        spans = [ray[:2] * joint[2] - joint[:2] for ray, joint in zip(rays, joints[row].numpy())]
+        for points in (np.array(spans), np.array(rays)[:, :2]):
+            middle = np.average(points, axis=0, weights=weights)
+            spreads.append(np.average(((points - middle) ** 2).sum(1), weights=weights))
+        assert fit.root[row, 2].item() == pytest.approx(np.sqrt(spreads[0] / spreads[1]), rel=1e-12)
+
+
+def test_pixels_is_the_least_squares_answer():
+    """depth=pixels, small noise: moving the root by a millimetre along any axis raises the mean squared distance."""
     joints, K, root, _ = scene(4)
     uv = seen(joints, K, root) + 0.02 * torch.randn(6, 21, 2, generator=torch.Generator().manual_seed(1)).double()
-    fit = solve_root(joints, uv, K, torch.ones(6, 21).double())
+    fit = solve_root(joints, uv, K, torch.ones(6, 21).double(), depth="pixels")
     best = fit.residual_px.square()
     for axis in range(3):
         for sign in (-1, 1):
@@ -87,14 +103,32 @@ def test_it_is_the_least_squares_answer_in_pixels():
             assert (energy > best).all()
 
 
-def test_noise_does_not_draw_hands_nearer():
-    """4 px of noise on hands 60 px wide: mean depth error under 3 mm (the linear answer alone is off by centimetres)."""
+def test_noise_moves_the_mean_as_derived():
+    """4 px of noise: mean depth error by -(noise / spread)^2 / 2 of the distance; none for depth=pixels, twice it linear."""
     rows = 4000
     joints, K, root, confidence = scene(5, rows)
-    uv = seen(joints, K, root) + 4 * torch.randn(rows, 21, 2, generator=torch.Generator().manual_seed(2)).double()
-    linear = (solve_root(joints, uv, K, torch.ones_like(confidence), steps=0).root - root)[:, 2]
-    full = (solve_root(joints, uv, K, torch.ones_like(confidence)).root - root)[:, 2]
-    assert linear.mean() < -0.006 and full.mean().abs() < 0.003
+    clean = seen(joints, K, root)
+    uv = clean + 4 * torch.randn(rows, 21, 2, generator=torch.Generator().manual_seed(2)).double()
+    even = torch.ones_like(confidence)
+    spread = (clean - clean.mean(1, keepdim=True)).square().sum(-1).mean(1)
+    expected = -(root[:, 2] * 2 * 4**2 / spread).mean() / 2
+    size, linear, pixels = ((solve_root(joints, uv, K, even, **how).root - root)[:, 2].mean() for how in (
+        {}, {"depth": "pixels", "steps": 0}, {"depth": "pixels", "steps": 8}))
+    assert size == pytest.approx(expected, rel=0.35) and linear == pytest.approx(2 * expected, rel=0.35)
+    assert pixels.abs() < 0.3 * expected.abs()
+
+
+def test_wrong_poses_move_size_least():
+    """Hands turned by 0.35 rad about random axes, 8 mm of joint noise: depth error of `size` under either least squares."""
+    rows = 2000
+    joints, K, root, confidence = scene(10, rows)
+    rng = torch.Generator().manual_seed(5)
+    axis = torch.nn.functional.normalize(torch.randn(rows, 1, 3, generator=rng).double(), dim=-1)
+    turned = joints @ matrix_from_axis_angle(0.35 * axis)[:, 0] + 0.008 * torch.randn(rows, 21, 3, generator=rng).double()
+    uv = seen(joints, K, root)
+    size, linear, pixels = ((solve_root(turned, uv, K, confidence, **how).root - root)[:, 2].abs().mean() for how in (
+        {}, {"depth": "pixels", "steps": 0}, {"depth": "pixels"}))
+    assert size < 0.9 * pixels and size < 0.9 * linear
 
 
 def test_wrong_keypoints_hardly_move_it():
@@ -108,19 +142,21 @@ def test_wrong_keypoints_hardly_move_it():
     assert errors[1] < 3 * errors[0] and errors[1] < 0.03
 
 
-def test_gradients():
+@pytest.mark.parametrize("depth", ["size", "pixels"])
+def test_gradients(depth):
     """gradcheck in float64 with respect to joints, pixels, K and confidence, missing keypoints included."""
     joints, K, root, confidence = scene(7, rows=2)
     confidence[0, 4:9] = 0
     uv = seen(joints, K, root) + torch.randn(2, 21, 2, generator=torch.Generator().manual_seed(4)).double()
     inputs = tuple(x.clone().requires_grad_() for x in (joints, uv, K, confidence.clamp_min(0.2)))
-    assert torch.autograd.gradcheck(lambda *x: solve_root(*x, steps=3).root, inputs, eps=1e-6, atol=1e-5, rtol=1e-3)
+    assert torch.autograd.gradcheck(lambda *x: solve_root(*x, steps=3, depth=depth).root, inputs, eps=1e-6, atol=1e-5, rtol=1e-3)
 
 
-def test_gradients_are_finite_beside_rows_without_answer():
+@pytest.mark.parametrize("depth", ["size", "pixels"])
+def test_gradients_are_finite_beside_rows_without_answer(depth):
     """Noise-free rows and every kind of unsolvable row in one batch: finite gradients of the valid rows' roots everywhere."""
     inputs = [x.clone().requires_grad_() for x in broken()]
-    fit = solve_root(*inputs)
+    fit = solve_root(*inputs, depth=depth)
     fit.root[fit.valid].sum().backward()
     for value in inputs:
         assert torch.isfinite(value.grad).all()
@@ -129,8 +165,8 @@ def test_gradients_are_finite_beside_rows_without_answer():
 def broken() -> list[torch.Tensor]:
     """Rows: fine · all confidences zero · one keypoint · all pixels NaN · singular K · NaN K · one point · behind · one NaN."""
     joints, K, root, confidence = scene(8, rows=9)
-    root[7, 2] = -0.7
     uv = seen(joints, K, root)
+    joints[7, 5, 2] = -3.0
     confidence[1] = 0
     confidence[2, 1:] = 0
     uv[3] = torch.nan

@@ -5,7 +5,7 @@ number would move with other people. `ci95_frames` keeps the people and resample
 in DexYCB's unseen-subject split, the first rests on two people and is wide, rightly. Frames of one video resemble each other,
 so both are somewhat too narrow. The same seed gives the same interval.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +20,10 @@ class Interval(NamedTuple):
     n: int
     ci95: tuple[float, float]
     ci95_frames: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As scores.json holds it."""
+        return {"mean": self.mean, "ci95": list(self.ci95), "ci95_frames": list(self.ci95_frames), "n": self.n}
 
 
 def intervals(
@@ -54,6 +58,23 @@ def paired_difference(
     if result is None:
         raise ValueError("no sample has both values")
     return result
+
+
+def paired_ratio(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], subject: Int[np.ndarray, "n"], draws: int = 2000, seed: int = 0
+) -> Interval | None:
+    """Interval of mean(a) / mean(b) over the samples that have both values, each draw's means from the same samples; None where
+    no sample has both, or b is zero throughout."""
+    known = np.isfinite(a) & np.isfinite(b)
+    if not known.any() or not np.any(b[known]):
+        return None
+    values, people = np.stack([a, b], 1)[known].astype(float), np.asarray(subject)[known]
+    low_high = []
+    for by_subject in (True, False):
+        sums = _resampled_sums(values, people, draws, np.random.default_rng(seed), by_subject)
+        low_high.append(_percentiles(sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)))
+    mean = values.mean(0)
+    return Interval(float(mean[0] / mean[1]), len(values), low_high[0], low_high[1])
 
 
 def _percentiles(means: np.ndarray) -> tuple[float, float]:

@@ -11,12 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from utils.bootstrap import Interval, paired_difference
+from utils.bootstrap import Interval, paired_difference, paired_ratio
+from utils.camera_scores import camera_rows, interval_text, keypoint_lines, ratio_lines
 from utils.errors import InputError
 from utils.files import atomic_path, read_json, require_file, write_json, write_text
-from utils.score import FORMAT, METRICS, VERSION, Scores
+from utils.score import FORMAT, VERSION, Scores
+from utils.score_metrics import heading
 
 HEADLINE = ("mpjpe_mm", "mpvpe_mm", "pa_mpjpe_mm", "pa_mpvpe_mm", "f5", "f15")
+UV_HEADLINE = ("uv_px", "uv_crop_px")  # of methods that predict joints in the picture alone
 REMEDY = "write it with `run.py test <option file>`"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -26,7 +29,8 @@ def write_scores(folder: str | os.PathLike, scores: Scores) -> Path:
     folder = Path(folder)
     with atomic_path(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, name=scores.name, subject=scores.subject, joint_errors_mm=scores.joint_errors_mm,
-                 **{f"metric.{key}": value for key, value in scores.samples.items()})
+                 **{f"metric.{key}": value for key, value in scores.samples.items()},
+                 **{f"camera.{key}": value for key, value in scores.camera.items()})
     write_json(folder / "scores.json", scores.summary)
     return folder / "scores.json"
 
@@ -47,8 +51,9 @@ def read_scores(path: str | os.PathLike) -> Scores:
     try:
         with np.load(beside, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        samples = {key.removeprefix("metric."): value for key, value in arrays.items() if key.startswith("metric.")}
-        scores = Scores(summary, samples, arrays["joint_errors_mm"], arrays["name"], arrays["subject"])
+        samples, camera = ({key.removeprefix(kind): value for key, value in arrays.items() if key.startswith(kind)}
+                           for kind in ("metric.", "camera."))
+        scores = Scores(summary, samples, arrays["joint_errors_mm"], arrays["name"], arrays["subject"], camera)
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         raise InputError(f"{beside}: expected per-frame scores, found a file that breaks ({error}); {REMEDY}") from error
     if lacking := {"n", "subjects", "metrics", "protocol_line", "by_subject", "by_joint", "curves", "official"} - summary.keys():
@@ -58,33 +63,55 @@ def read_scores(path: str | os.PathLike) -> Scores:
     return scores
 
 
-def compare(a: Scores, b: Scores, metric: str, draws: int = 2000, seed: int = 0) -> Interval:
+def compare(a: Scores, b: Scores, metric: str, draws: int = 2000, seed: int = 0, metric_b: str | None = None) -> Interval:
     """Paired mean and 95 % intervals of metric(a) - metric(b) over the same frames (whatever their order in the files).
 
-    Raises InputError where the two did not score the same frames, or one of them lacks the metric.
+    metric: a name of METRICS, or "<protocol>/<metric>" of errors in the camera; metric_b: another one for b. Raises InputError
+    where the two did not score the same frames, one of them lacks the metric, or no frame has it in both.
     """
-    for scores in (a, b):
-        if metric not in scores.samples:
-            raise InputError(f"{metric} is not among the scores of {_label(scores)}; there are {', '.join(scores.samples)}")
+    one, other, subject = _paired(a, b, metric, metric_b or metric)
+    return paired_difference(one, other, subject, draws, seed)
+
+
+def ratio(a: Scores, b: Scores, metric: str, draws: int = 2000, seed: int = 0, metric_b: str | None = None) -> Interval:
+    """As `compare`, of mean metric(a) over mean metric(b): "K + identity/depth_mm" of one run to "K/depth_mm" of another, say."""
+    one, other, subject = _paired(a, b, metric, metric_b or metric)
+    found = paired_ratio(one, other, subject, draws, seed)
+    if found is None:
+        raise InputError(f"{metric_b or metric} of {b.label} is zero on every frame: there is no ratio to it")
+    return found
+
+
+def _paired(a: Scores, b: Scores, metric_a: str, metric_b: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two metrics frame by frame, and the frames' people."""
+    values_a, values_b = a.values(metric_a), b.values(metric_b)
     order_a, order_b = np.argsort(a.name, kind="stable"), np.argsort(b.name, kind="stable")
     if not np.array_equal(a.name[order_a], b.name[order_b]):
         shared = len(np.intersect1d(a.name, b.name))
-        raise InputError(f"{_label(a)} and {_label(b)} scored different frames ({len(a.name)} and {len(b.name)}, {shared} of "
+        raise InputError(f"{a.label} and {b.label} scored different frames ({len(a.name)} and {len(b.name)}, {shared} of "
                          "them shared); test both on the same split and number of frames")
-    return paired_difference(a.samples[metric][order_a], b.samples[metric][order_b], a.subject[order_a], draws, seed)
+    values_a, values_b = values_a[order_a], values_b[order_b]
+    if not np.isfinite(values_a - values_b).any():
+        raise InputError(f"{metric_a} of {a.label} and {metric_b} of {b.label}: no frame has both, so there is nothing "
+                         "to compare")
+    return values_a, values_b, a.subject[order_a]
 
 
 def results_table(
-    runs: Sequence[tuple[str, dict]], form: Literal["markdown", "text"] = "markdown", metrics: Sequence[str] = HEADLINE
+    runs: Sequence[tuple[str, dict]], form: Literal["markdown", "text"] = "markdown", metrics: Sequence[str] | None = None
 ) -> str:
-    """One row per run, one column per metric with its 95 % interval, and under it the protocol of each set of frames.
+    """One row per run, one column per metric with its 95 % interval, and under it the protocol of each set of frames; then, where
+    runs have them, errors in the camera by what was given to find depth with.
 
-    runs: (label, summary) pairs; a metric that a run lacks shows as a dash.
+    runs: (label, summary) pairs; a metric that a run lacks shows as a dash. metrics: None = those of meshes, and of joints in the
+    picture where a run has nothing else.
     """
-    keys = [key for key in metrics if any(key in summary["metrics"] for _, summary in runs)]
-    rows = [["", *(_title(key) for key in keys), "frames"]]
+    keys = [key for key in metrics or headline(runs) if any(key in summary["metrics"] for _, summary in runs)]
+    rows = [["", *map(heading, keys), "frames"]]
     rows += [[label, *(cell(summary, key) for key in keys), f"{summary['n']:,}"] for label, summary in runs]
-    lines = _markdown(rows) if form == "markdown" else _text(rows)
+    shown = _markdown if form == "markdown" else _text
+    gap = "  \n" if form == "markdown" else "\n"
+    parts = ["\n".join(shown(rows))]
     protocols: dict[str, list[str]] = {}
     for label, summary in runs:
         protocols.setdefault(summary["protocol_line"], []).append(label)
@@ -93,8 +120,18 @@ def results_table(
     if any(told(summary) != "nothing" for _, summary in runs):
         notes.append("Shape told to the method: " + ", ".join(f"{label}: {told(summary)}" for label, summary in runs) + ".")
     notes.append(f"Brackets: 95 % bootstrap interval by person and frame ({' or '.join(map(str, sorted(people)))} people).")
-    gap = "  \n" if form == "markdown" else "\n"
-    return "\n".join(lines) + "\n\n" + gap.join(notes) + "\n"
+    parts.append(gap.join(notes))
+    if camera := camera_rows(runs):
+        parts.append("\n".join(shown(camera)))
+        if lines := ratio_lines(runs) + keypoint_lines(runs):
+            parts.append(gap.join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(runs: Sequence[tuple[str, dict]]) -> tuple[str, ...]:
+    """The metrics that these runs' tables show first."""
+    mesh = ["mpjpe_mm" in summary["metrics"] for _, summary in runs]
+    return HEADLINE * any(mesh) + UV_HEADLINE * (not all(mesh))
 
 
 def told(summary: dict) -> str:
@@ -104,12 +141,7 @@ def told(summary: dict) -> str:
 
 def cell(summary: dict, key: str) -> str:
     """Mean and interval as text, or a dash."""
-    found = summary["metrics"].get(key)
-    if found is None:
-        return "–"
-    digits = 2 if METRICS[key].unit == "mm" else 3
-    low, high = found["ci95"]
-    return f"{found['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return interval_text(summary["metrics"].get(key), key)
 
 
 def write_readme_table(path: str | os.PathLike, table: str) -> None:
@@ -124,16 +156,6 @@ def write_readme_table(path: str | os.PathLike, table: str) -> None:
                          "results table belongs")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     write_text(path, f"{head}{BEGIN}\n{table.strip()}\n{END}{tail}")
-
-
-def _title(key: str) -> str:
-    metric = METRICS[key]
-    return f"{metric.title} {'mm ' if metric.unit == 'mm' else ''}{'↓' if metric.lower else '↑'}"
-
-
-def _label(scores: Scores) -> str:
-    meta = scores.summary.get("meta", {})
-    return str(meta.get("run") or meta.get("checkpoint") or meta.get("method") or "a run")
 
 
 def _markdown(rows: list[list[str]]) -> list[str]:
