@@ -3,13 +3,15 @@
 A draw shuffles every person's images, one person after the other, with one legacy generator, exactly as the original did with
 numpy's global one: draw 0 of seed 0 gives the published pipeline's shapes bit for bit.
 """
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 
-from src.calibration_people import Person
-
-MethodName = Literal["random", "top", "weighted", "all"]
+from src.calibrate_options import CalibrateOptions, MethodName
+from src.calibration_basis import rest_mesh_basis, rest_mesh_spread_mm
+from src.calibration_estimate import CAMERA_CUE, Estimate
+from src.calibration_people import Person, Selection
+from utils.hand import HandModel
 
 
 def orders_of_draw(people: dict[int, Person], seed: int) -> dict[int, np.ndarray]:
@@ -27,12 +29,13 @@ def orders_of_draw(people: dict[int, Person], seed: int) -> dict[int, np.ndarray
 
 
 def chosen_rows(person: Person, order: np.ndarray, method: MethodName, n: int) -> np.ndarray:
-    """Rows of a person's images that a method averages over, fewer than n where there are fewer."""
+    """Rows of a person's images that a method averages over, fewer than n where there are fewer; `weighted` and `all` take all
+    that are in `order`."""
     if method == "random":
         return order[:n]
     if method == "top":
         return np.argsort(-person.confidence, kind="stable")[:n]
-    return np.arange(len(person))
+    return np.sort(order)
 
 
 def weights(confidence: np.ndarray, temperature: float) -> np.ndarray:
@@ -48,3 +51,23 @@ def mean_shape(person: Person, rows: np.ndarray, method: MethodName, temperature
         weight = weights(person.confidence[rows], temperature)
         return weight @ person.shapes[rows].astype(np.float64), weight
     return person.shapes[rows].mean(axis=0), np.full(len(rows), 1 / len(rows))
+
+
+def mean_estimates(selection: Selection, orders: Mapping[int, np.ndarray], options: CalibrateOptions, hand: HandModel,
+                   ) -> dict[int, Estimate]:
+    """The estimator of the four means: no covariance, only the images' spread and its standard error."""
+    basis, found = rest_mesh_basis(hand), {}
+    for subject, order in orders.items():
+        person = selection.people[subject]
+        rows = chosen_rows(person, order, options.method, options.n)
+        shape, weight = mean_shape(person, rows, options.method, options.temperature)
+        std = error = None
+        if len(rows) > 1:
+            effective = 1 / (weight**2).sum()  # = n for a plain mean
+            variance = weight @ (person.shapes[rows] - shape.astype(np.float64)) ** 2 * effective / (effective - 1)
+            std, error = np.sqrt(variance), np.sqrt(variance / effective)
+        spread = {"shape_std": None if std is None else std.tolist(),
+                  "rest_mesh_mm": None if std is None else rest_mesh_spread_mm(basis, person.shapes[rows], weight)}
+        found[subject] = Estimate(shape, len(rows), CAMERA_CUE, frames=tuple(person.names[rows].tolist()), spread=spread,
+                                  standard_error=error, settings={"temperature": options.temperature})
+    return found

@@ -17,16 +17,19 @@ from utils.predictions import Predictions
 
 @dataclass(frozen=True)
 class Person:
-    """Predictions in dataset order: shapes (m,10) float32, frame names, confidence (m) and true shape (10) or None."""
+    """Predictions in dataset order: rows (m) of the file, frame names, predicted shapes (m,10) float32 (None where the method
+    predicts none), their covariances (m,10,10) as the network states them, confidence (m) and true shape (10), each or None."""
 
     subject: int
-    shapes: np.ndarray
     names: np.ndarray
+    rows: np.ndarray
+    shapes: np.ndarray | None = None
+    covariances: np.ndarray | None = None
     confidence: np.ndarray | None = None
     true_shape: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,30 @@ class Selection:
 
     people: dict[int, Person]
     wanted: list[int]
-    path: Path
-    meta: dict[str, Any]
+    predictions: Predictions
+
+    @property
+    def path(self) -> Path:
+        """The predictions file."""
+        return self.predictions.path
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return self.predictions.meta
 
 
 def select_people(predictions: Predictions, hand: HandInfo, *, sequences: Sequence[str], subjects: Sequence[int],
-                  sides: str, confidence: bool) -> Selection:
+                  sides: str, confidence: bool, shapes: bool = True) -> Selection:
     """The frames in `sequences` (empty = all) of these sides, by person; `subjects` (empty = all) are those asked for.
 
-    Raises InputError: no shape in the file, or one the method was told; no confidence where it is needed; another hand
-    model; a person or a sequence that is not there; values that are not finite; a person with two true shapes.
+    confidence, shapes: whether these columns are needed. Raises InputError: no shape in the file, or one the method was told; no
+    confidence where it is needed; another hand model; a person or a sequence that is not there; values that are not finite; a
+    person with two true shapes.
     """
     path = predictions.path
-    predictions.require("pred_shape")
+    if shapes:
+        predictions.require("pred_shape")
     predictions.require_hand(hand.name, hand.sha256)
     if "identity" in predictions:
         raise InputError(f"{path}: made by a method that was told the shape, so it holds nothing to calibrate from; give the "
@@ -67,7 +81,7 @@ def select_people(predictions: Predictions, hand: HandInfo, *, sequences: Sequen
     if missing := [s for s in wanted if s not in people]:
         raise InputError(f"{path}: calibrate.subjects: no frame of {missing} among the chosen ones; "
                          f"there are {sorted(people)}")
-    return Selection(people, wanted, path, predictions.meta)
+    return Selection(people, wanted, predictions)
 
 
 def _in_sequences(names: np.ndarray, sequences: list[str], path: Path) -> np.ndarray:
@@ -89,14 +103,21 @@ def _person(predictions: Predictions, subject: int, rows: np.ndarray) -> Person:
     """One person's rows, checked to be finite."""
     columns: dict[str, np.ndarray] = {}
     names = np.asarray(predictions["name"])[rows]
-    for key in ("pred_shape", "confidence"):
+    for key in ("pred_shape", "pred_shape_cov", "confidence"):
         if key in predictions:
             columns[key] = np.asarray(predictions[key][rows])
             bad = ~np.isfinite(columns[key].reshape(len(rows), -1)).all(1)
             if bad.any():
                 raise InputError(f"{predictions.path}: {key} of {names[bad][0]} is not finite ({bad.sum()} such rows of subject "
                                  f"{subject}); predict again with a sound checkpoint")
-    return Person(subject, columns["pred_shape"], names, columns.get("confidence"), _true_shape(predictions, subject, rows))
+    covariances = columns.get("pred_shape_cov")
+    if covariances is not None:
+        covariances = covariances.astype(np.float64)
+        if (bad := np.linalg.eigvalsh(covariances)[:, 0] <= 0).any():
+            raise InputError(f"{predictions.path}: pred_shape_cov of {names[bad][0]} is no covariance ({bad.sum()} such rows of "
+                             f"subject {subject}); predict again with a sound checkpoint")
+    return Person(subject, names, rows, columns.get("pred_shape"), covariances, columns.get("confidence"),
+                  _true_shape(predictions, subject, rows))
 
 
 def _true_shape(predictions: Predictions, subject: int, rows: np.ndarray) -> np.ndarray | None:

@@ -3,7 +3,9 @@
 `<subject>.json`, written by `calibrate`, read by `test`, `demo` and `refine`. The ten coefficients mean something only with the
 hand model they were calibrated on, so the file holds that model's name and sha256 and is refused with any other. A left
 hand's shape is that of its mirror image, like every left hand in this project. `covariance` is null where a method gives no
-posterior; `standard_error` is the plain std / sqrt(n), which is too small where images of one sequence err alike.
+posterior; `standard_error` is the plain std / sqrt(n), which is too small where images of one sequence err alike. Version 2 added
+what the size stands on (`cue`), the standard deviation of the mesh and the decision whether these images are enough; files of
+version 1 are read as well.
 """
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,10 +17,12 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import read_json, write_json
 
-VERSION = 1
+VERSION = 2
+SINCE_2 = frozenset({"cue", "side", "effective_n", "mesh_sd_mm", "vertex_sd_mm", "stop"})
 KIND = "identity"
-COMPANIONS = ("calibration", "calibration curve")  # other json files that `calibrate` writes into the same folder
-COEFFICIENTS = 10
+# Other json files that `calibrate` writes into the same folder.
+COMPANIONS = ("calibration", "calibration curve", "calibration likelihood", "calibration coverage")
+COEFFICIENTS, VERTICES = 10, 778
 _REMEDY = "write it again with `run.py calibrate`"
 
 
@@ -26,6 +30,7 @@ class HandInfo(Protocol):
     """What an identity file must know of a hand model (utils.hand.HandModel has it)."""
 
     name: str
+    side: str
     sha256: str
 
 
@@ -33,11 +38,14 @@ class HandInfo(Protocol):
 class Identity:
     """One person's calibrated shape.
 
-    shape: ten coefficients of the hand model `hand` ({name, sha256}) · covariance: (10,10) or None · n: images used ·
-    method: random | top | weighted | all | ... · confidence_used · standard_error: ten, or None for one image ·
-    spread: {shape_std: ten or None, rest_mesh_mm: float or None} over the images used · settings: seed, draw, temperature... ·
-    source: predictions file, dataset protocol with its index hash, sequences, images available · frames: names of the images
-    used, so that none of them is scored unawares; None where they have no names (photographs).
+    shape: ten coefficients of the hand model `hand` ({name, sha256}) · covariance: (10,10) or None · n: images used (0: a ruler
+    alone) · method: random | top | weighted | all | posterior | ... · cue: what the absolute size stands on · side: of the hand
+    model, on which other hands count mirrored · effective_n: as many independent images would say as much · mesh_sd_mm: rms over
+    the vertices of vertex_sd_mm (778), each the root of the trace of that vertex's covariance, wrists aligned · stop: {enough,
+    enough_mm, mesh_sd_mm, floor_mm, further_images, text}, see src/calibration_stop.py · confidence_used · standard_error: ten,
+    or None for one image · spread: {shape_std: ten or None, rest_mesh_mm: float or None} over the images used · settings: seed,
+    draw, temperature... · source: predictions file, dataset protocol with its index hash, sequences, images available · frames:
+    names of the images used, so that none of them is scored unawares; None where they have no names (photographs).
     """
 
     subject: int
@@ -52,6 +60,12 @@ class Identity:
     settings: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
     frames: tuple[str, ...] | None = None
+    cue: str | None = None
+    side: str | None = None
+    effective_n: float | None = None
+    mesh_sd_mm: float | None = None
+    vertex_sd_mm: np.ndarray | None = None
+    stop: dict[str, Any] | None = None
 
 
 def write_identity(path: str | Path, identity: Identity) -> None:
@@ -61,7 +75,7 @@ def write_identity(path: str | Path, identity: Identity) -> None:
 
 
 def read_identity(path: str | Path, hand: HandInfo | None = None) -> Identity:
-    """Read one identity file; with `hand` given, refuse the shape of another hand model.
+    """Read one identity file; with `hand` given, refuse the shape of another hand model or side.
 
     Raises InputError: not an identity file, another version, missing keys, wrong length, not finite, another hand model.
     """
@@ -69,13 +83,16 @@ def read_identity(path: str | Path, hand: HandInfo | None = None) -> Identity:
     if not isinstance(value, dict) or value.get("kind") != KIND:
         found = value.get("kind", "no kind") if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: expected an identity file (kind: {KIND}), found {found!r}; {_REMEDY}")
-    if value.get("version") != VERSION:
-        raise InputError(f"{path}: expected version {VERSION} of identity files, found {value.get('version')!r}; {_REMEDY}")
-    names = {field.name for field in fields(Identity)}
+    if value.get("version") not in (1, VERSION):
+        raise InputError(f"{path}: expected version {VERSION} or 1 of identity files, found {value.get('version')!r}; {_REMEDY}")
+    names = {field.name for field in fields(Identity)} - (SINCE_2 if value["version"] == 1 else set())
     if wrong := names.symmetric_difference(value.keys() - {"kind", "version"}):
         what = "lacks" if wrong & names else "has the unknown"
         raise InputError(f"{path}: the identity file {what} {', '.join(sorted(wrong))}; {_REMEDY}")
     identity = _checked(path, {key: value[key] for key in names})
+    if hand is not None and identity.side not in (None, hand.side):
+        raise InputError(f"{path}: a shape of a {identity.side} hand model, but the one in use is a {hand.side} hand; set hand= "
+                         "to the model it was calibrated with (hands of the other side are mirrored onto it)")
     if hand is not None and identity.hand["sha256"] != hand.sha256:
         theirs = f"{identity.hand['name']} ({identity.hand['sha256'][:12]})"
         raise InputError(f"{path}: a shape of the hand model {theirs}, but the one in use is {hand.name} ({hand.sha256[:12]}); "
@@ -88,7 +105,7 @@ def _checked(path: str | Path, value: dict[str, Any]) -> Identity:
     def refuse(key: str, expected: str) -> InputError:
         return InputError(f"{path}: {key}: expected {expected}, found {str(value[key])[:60]}; {_REMEDY}")
 
-    for key, low in (("subject", 0), ("n", 1)):
+    for key, low in (("subject", 0), ("n", 0)):
         if isinstance(value[key], bool) or not isinstance(value[key], int) or value[key] < low:
             raise refuse(key, f"a whole number from {low} up")
     hand = value["hand"]
@@ -96,14 +113,20 @@ def _checked(path: str | Path, value: dict[str, Any]) -> Identity:
         raise refuse("hand", "the hand model's name and sha256")
     if not isinstance(value["method"], str):
         raise refuse("method", "the name of the calibration method")
-    shapes = {"shape": (COEFFICIENTS,), "covariance": (COEFFICIENTS, COEFFICIENTS), "standard_error": (COEFFICIENTS,)}
+    shapes = {"shape": (COEFFICIENTS,), "covariance": (COEFFICIENTS, COEFFICIENTS), "standard_error": (COEFFICIENTS,),
+              "vertex_sd_mm": (VERTICES,), "mesh_sd_mm": (), "effective_n": ()}
     for key, shape in shapes.items():
-        if value[key] is None and key != "shape":
+        if value.get(key) is None and key != "shape":
             continue
         array = number_array(value[key])
         if array is None or array.shape != shape:
-            raise refuse(key, f"{' x '.join(map(str, shape))} finite numbers")
-        value[key] = array
+            raise refuse(key, f"{' x '.join(map(str, shape))} finite numbers" if shape else "a finite number, or null")
+        value[key] = array if shape else float(array)
+    if value.get("side") not in (None, "right", "left"):
+        raise refuse("side", "right, left or null")
+    for key, kind, expected in (("cue", str, "a text"), ("stop", dict, "an object")):
+        if value.get(key) is not None and not isinstance(value[key], kind):
+            raise refuse(key, f"{expected}, or null")
     frames = value["frames"]
     if frames is not None and not (isinstance(frames, list) and all(isinstance(frame, str) for frame in frames)):
         raise refuse("frames", "a list of names, or null")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.calibrate import CalibrateOptions, calibrate
-from src.calibration_curve import rest_mesh_basis, rest_mesh_mm, rest_mesh_spread_mm
+from src.calibration_basis import rest_mesh_basis, rest_mesh_mm, rest_mesh_spread_mm
 from src.identity import load_draws, load_identities, read_identity, require_unscored
 from utils.errors import InputError
 from utils.hand import HandModel
@@ -59,10 +59,16 @@ def people(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     return write_predictions(path, shapes, subjects, true_shape=truth, confidence=data["confidence"]), data
 
 
+def run(path, folder: Path, hand: HandModel, **options) -> dict:
+    """calibrate() with these options; the content of calibration.json."""
+    assert "identity file" in calibrate(CalibrateOptions(predictions=str(path), **options), folder, hand=hand)
+    return json.loads((folder / "calibration.json").read_text())
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 10, 20, 50, 100, 200])
 def test_random_is_the_published_calibration(golden_file, hand, tmp_path, n):
     """Mean of n random images, seed 0: every coefficient as in the original's file, bit for bit; n may exceed the images."""
-    calibrate(golden_file, CalibrateOptions(n=n), tmp_path, hand=hand)
+    run(golden_file, tmp_path, hand, n=n)
     shapes = load_identities(tmp_path, hand)
     for subject in (8, 9):
         assert (shapes[subject].astype(np.float32) == GOLDEN[f"calibrated_randomly_{n}_shape_all_subjects.{subject}"]).all()
@@ -70,7 +76,7 @@ def test_random_is_the_published_calibration(golden_file, hand, tmp_path, n):
 
 def test_all_is_the_published_mean(golden_file, hand, tmp_path):
     """The mean of all images equals the original's bit for bit."""
-    calibrate(golden_file, CalibrateOptions(method="all"), tmp_path, hand=hand)
+    run(golden_file, tmp_path, hand, method="all")
     for subject, shape in load_identities(tmp_path, hand).items():
         assert (shape.astype(np.float32) == GOLDEN[f"calibrated_shape_all_subjects.{subject}"]).all()
 
@@ -85,7 +91,7 @@ def test_rest_meshes_of_the_published_calibration(hand):
 
 def test_a_person_is_drawn_alike_whoever_is_asked_for(golden_file, hand, tmp_path):
     """calibrate.subjects changes which files are written, not what is in them."""
-    calibrate(golden_file, CalibrateOptions(subjects=[9]), tmp_path, hand=hand)
+    run(golden_file, tmp_path, hand, subjects=[9])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["9.json", "calibration.json", "curve.json"]
     assert (load_identities(tmp_path)[9].astype(np.float32) == GOLDEN["calibrated_randomly_20_shape_all_subjects.9"]).all()
 
@@ -93,7 +99,7 @@ def test_a_person_is_drawn_alike_whoever_is_asked_for(golden_file, hand, tmp_pat
 def test_top_takes_the_most_confident(people, hand, tmp_path):
     """top: mean over the n rows of highest confidence."""
     path, data = people
-    calibrate(path, CalibrateOptions(method="top", n=7), tmp_path, hand=hand)
+    run(path, tmp_path, hand, method="top", n=7)
     for subject in (3, 5):
         rows = np.flatnonzero(data["subjects"] == subject)
         best = rows[np.argsort(-data["confidence"][rows])[:7]]
@@ -107,7 +113,7 @@ def test_top_takes_the_most_confident(people, hand, tmp_path):
 def test_weighted_is_the_softmax_mean(people, hand, tmp_path, temperature):
     """weighted: softmax(confidence / temperature) over all rows; very hot, it is the plain mean."""
     path, data = people
-    calibrate(path, CalibrateOptions(method="weighted", temperature=temperature), tmp_path, hand=hand)
+    run(path, tmp_path, hand, method="weighted", temperature=temperature)
     rows = data["subjects"] == 5
     weight = np.exp(data["confidence"][rows].astype(float) / temperature)
     expected = (weight / weight.sum()) @ data["shapes"][rows]
@@ -121,7 +127,7 @@ def test_weighted_is_the_softmax_mean(people, hand, tmp_path, temperature):
 def test_spread_of_an_identity(people, hand, tmp_path):
     """std, standard error and rest-mesh spread of an identity against numpy on the rows it names, and posed meshes."""
     path, data = people
-    calibrate(path, CalibrateOptions(n=20), tmp_path, hand=hand)
+    run(path, tmp_path, hand, n=20)
     identity = read_identity(tmp_path / "3.json")
     rows = [int(name[-8:-4]) for name in identity.frames]
     shapes = data["shapes"][rows].astype(np.float64)
@@ -150,7 +156,7 @@ def test_rest_mesh_distance(hand):
 def test_curve(people, hand, tmp_path):
     """Error falls like 1/sqrt(n) for random images; some points by hand; no point beyond everybody's images."""
     path, data = people
-    summary = calibrate(path, CalibrateOptions(draws=50, curve_n=[1, 4, 16, 60, 200]), tmp_path, hand=hand)
+    summary = run(path, tmp_path, hand, draws=50, curve_n=[1, 4, 16, 60, 200])
     curve = json.loads((tmp_path / "curve.json").read_text())
     random = {point["n"]: point for point in curve["methods"]["random"]}
     assert sorted(random) == [1, 4, 16, 60] and curve["images"] == {"3": 60, "5": 30}
@@ -178,7 +184,7 @@ def test_curve(people, hand, tmp_path):
 def test_draws(golden_file, hand, tmp_path):
     """Draw k, as written, is the original's procedure with seed k; draw 0 is the identity files'."""
     for count in (4, 3):  # the second time over the first, whose fourth draw must go
-        calibrate(golden_file, CalibrateOptions(draws=count, write_draws=True), tmp_path, hand=hand)
+        run(golden_file, tmp_path, hand, draws=count, write_draws=True)
     written = load_draws(tmp_path / "draws", hand)
     assert list(written) == ["0", "1", "2"] and all(sorted(draw) == [8, 9] for draw in written.values())
     for k, draw in enumerate(written.values()):
@@ -197,7 +203,7 @@ def test_draws(golden_file, hand, tmp_path):
 
 def test_without_truth_and_confidence(golden_file, hand, tmp_path):
     """No truth: the curve has the draws' spread alone. No confidence: no top and no weighted curve. Fewer images: said."""
-    summary = calibrate(golden_file, CalibrateOptions(n=40), tmp_path, hand=hand)
+    summary = run(golden_file, tmp_path, hand, n=40)
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert sorted(curve["methods"]) == ["all", "random"] and not curve["truth_known"]
     for point in curve["methods"]["random"]:
@@ -205,19 +211,21 @@ def test_without_truth_and_confidence(golden_file, hand, tmp_path):
     assert [(p["images_used"], p["fewer_than_asked"]) for p in summary["people"]] == [(40, False), (37, True)]
 
 
-def test_one_image(hand, tmp_path):
-    """A person with one image gets a shape, and neither spread nor standard error."""
-    path = write_predictions(tmp_path / "p.npz", np.ones((1, 10)), np.array([4]))
-    calibrate(path, CalibrateOptions(), tmp_path / "out", hand=hand)
-    identity = read_identity(tmp_path / "out" / "4.json")
-    assert identity.n == 1 and identity.standard_error is None and identity.spread == {"shape_std": None, "rest_mesh_mm": None}
+def test_fewer_than_two_images(hand, tmp_path, caplog):
+    """A person with one image is left out, aloud, and the others go on; where nobody has two, nothing is written."""
+    path = write_predictions(tmp_path / "p.npz", np.ones((3, 10)), np.array([4, 5, 5]))
+    assert [p["subject"] for p in run(path, tmp_path / "out", hand)["people"]] == [5]
+    assert "fewer than 2 images of subject 4: left out" in caplog.text
+    with pytest.raises(InputError, match="fewer than 2 images of subject 4"):
+        run(path, tmp_path / "none", hand, subjects=[4])
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("pattern", ["seq_1", "subject-3/seq_1", "*/seq_1", "subject-*/seq_1"])
 def test_sequences_choose_frames(people, hand, tmp_path, pattern):
     """Only frames of the named folders count."""
     path, data = people
-    calibrate(path, CalibrateOptions(sequences=[pattern], subjects=[3], method="all"), tmp_path, hand=hand)
+    run(path, tmp_path, hand, sequences=[pattern], subjects=[3], method="all")
     rows = [i for i in range(60) if i % 4 == 1]
     np.testing.assert_allclose(load_identities(tmp_path)[3], data["shapes"][rows].mean(0), atol=1e-6)
 
@@ -229,10 +237,10 @@ def test_sides_choose_frames(hand, tmp_path):
     truth = mirrored[:, None] + np.zeros(10)
     path = write_predictions(tmp_path / "p.npz", shapes, np.full(4, 2), mirrored=mirrored, true_shape=truth)
     for side, rows in (("right", [0, 2]), ("left", [1, 3])):
-        calibrate(path, CalibrateOptions(sides=side, method="all"), tmp_path / side, hand=hand)
+        run(path, tmp_path / side, hand, sides=side, method="all")
         np.testing.assert_allclose(load_identities(tmp_path / side)[2], shapes[rows].mean(0), atol=1e-6)
     with pytest.raises(InputError, match="true_shape of subject 2 differs between frames by 1; .* calibrate.sides"):
-        calibrate(path, CalibrateOptions(), tmp_path / "both", hand=hand)
+        run(path, tmp_path / "both", hand)
 
 
 def test_scored_frames_are_kept_apart(people, hand, tmp_path):
@@ -243,7 +251,7 @@ def test_scored_frames_are_kept_apart(people, hand, tmp_path):
     scored = write_predictions(tmp_path / "s.npz", data["shapes"][rows], data["subjects"][rows], names=[names[i] for i in rows])
 
     def call(**options) -> None:
-        calibrate(path, CalibrateOptions(**options), tmp_path / "out", hand=hand, scored_predictions=scored)
+        run(path, tmp_path / "out", hand, scored=str(scored), **options)
 
     with pytest.raises(InputError, match="calibration frames are scored as well"):
         call()
@@ -253,7 +261,7 @@ def test_scored_frames_are_kept_apart(people, hand, tmp_path):
     require_unscored(tmp_path / "out", [names[i] for i in rows])
     with pytest.raises(InputError, match="3.json: .* calibration frames are scored as well"):
         require_unscored(tmp_path / "out", names)
-    calibrate(path, CalibrateOptions(allow_scored_frames=True), tmp_path / "out", hand=hand)
+    run(path, tmp_path / "out", hand, allow_scored_frames=True)
     require_unscored(tmp_path / "out", names)
 
 
@@ -267,7 +275,7 @@ def test_scored_frames_are_kept_apart(people, hand, tmp_path):
 def test_options_that_do_not_fit_the_file(golden_file, hand, tmp_path, options, message):
     """Options that ask for what the file has not: one line, nothing written."""
     with pytest.raises(InputError, match=message):
-        calibrate(golden_file, CalibrateOptions(**options), tmp_path / "out", hand=hand)
+        run(golden_file, tmp_path / "out", hand, **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -281,16 +289,16 @@ def test_files_that_cannot_calibrate(hand, tmp_path, columns, message):
     shapes = columns.pop("pred_shape", np.zeros((4, 10)))
     path = write_predictions(tmp_path / "p.npz", shapes, np.ones(4, int), **columns)
     with pytest.raises(InputError, match=message):
-        calibrate(path, CalibrateOptions(), tmp_path / "out", hand=hand)
+        run(path, tmp_path / "out", hand)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_predictions_file(hand, tmp_path):
     """No file named, and one that is not there: one line each."""
     with pytest.raises(InputError, match="calibrate.predictions: no predictions file named"):
-        calibrate("", CalibrateOptions(), tmp_path / "out", hand=hand)
+        run("", tmp_path / "out", hand)
     with pytest.raises(InputError, match="p.npz: expected a file, found nothing"):
-        calibrate(tmp_path / "p.npz", CalibrateOptions(), tmp_path / "out", hand=hand)
+        run(tmp_path / "p.npz", tmp_path / "out", hand)
 
 
 def test_predictions_of_another_hand(golden_file, hand, tmp_path):
@@ -298,7 +306,7 @@ def test_predictions_of_another_hand(golden_file, hand, tmp_path):
     other = HandModel(hand.arrays, torch.float64)
     other.name, other.sha256 = "other", "cd" * 32
     with pytest.raises(InputError, match="made with hand model toy"):
-        calibrate(golden_file, CalibrateOptions(), tmp_path, hand=other)
+        run(golden_file, tmp_path, other)
 
 
 def test_rows_with_unlabelled_truth(hand, tmp_path):
@@ -306,5 +314,5 @@ def test_rows_with_unlabelled_truth(hand, tmp_path):
     truth = np.full((3, 10), np.nan)
     truth[1] = 0.5
     path = write_predictions(tmp_path / "p.npz", np.zeros((3, 10)), np.ones(3, int), true_shape=truth)
-    summary = calibrate(path, CalibrateOptions(), tmp_path / "out", hand=hand)
+    summary = run(path, tmp_path / "out", hand)
     assert summary["people"][0]["shape_error"] == 0.5

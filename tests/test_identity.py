@@ -8,14 +8,18 @@ import pytest
 from src.identity import Identity, load_identities, read_identity, require_apart, write_identity
 from utils.errors import InputError
 
-HAND = SimpleNamespace(name="free_hand_right", sha256="ab" * 32)
-OTHER = SimpleNamespace(name="MANO_RIGHT", sha256="cd" * 32)
+HAND = SimpleNamespace(name="free_hand_right", sha256="ab" * 32, side="right")
+OTHER = SimpleNamespace(name="MANO_RIGHT", sha256="cd" * 32, side="right")
+LEFT = SimpleNamespace(name="free_hand_left", sha256="ef" * 32, side="left")
+NEW = dict(cue="ruler", side="right", effective_n=3.5, mesh_sd_mm=0.8, vertex_sd_mm=np.linspace(0, 1, 778),
+           stop={"enough": True, "text": "enough"})
 
 
 def an_identity(subject: int = 8, **changes) -> Identity:
     """A full identity file's content, some fields changed."""
     generator = np.random.default_rng(subject)
-    values = dict(subject=subject, shape=generator.normal(size=10).astype(np.float32), hand=vars(HAND), n=20, method="random",
+    values = dict(subject=subject, shape=generator.normal(size=10).astype(np.float32),
+                  hand={"name": HAND.name, "sha256": HAND.sha256}, n=20, method="random",
                   covariance=np.eye(10), confidence_used=False, standard_error=np.full(10, 0.1),
                   spread={"shape_std": [0.4] * 10, "rest_mesh_mm": 3.2}, settings={"seed": 0}, source={"predictions": "a.npz"},
                   frames=("s/a/0.jpg", "s/a/1.jpg"))
@@ -33,6 +37,29 @@ def test_round_trip_is_exact(tmp_path):
         assert getattr(found, key) == getattr(written, key)
 
 
+def test_uncertainty_comes_back(tmp_path):
+    """What version 2 added comes back equal, and a file of version 1, which lacks it, is read with nothing in its place."""
+    path = tmp_path / "8.json"
+    write_identity(path, an_identity(**NEW))
+    found = read_identity(path, HAND)
+    assert (found.vertex_sd_mm == NEW["vertex_sd_mm"]).all()
+    assert all(getattr(found, key) == NEW[key] for key in NEW.keys() - {"vertex_sd_mm"})
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key not in NEW} | {"version": 1}
+    path.write_text(json.dumps(old))
+    found = read_identity(path, HAND)
+    assert all(getattr(found, key) is None for key in NEW) and found.n == 20
+    path.write_text(json.dumps(old | {"cue": "ruler"}))
+    with pytest.raises(InputError, match="has the unknown cue"):
+        read_identity(path, HAND)
+
+
+def test_another_side_is_refused(tmp_path):
+    """A shape of a right hand model with a left one: one line that says so."""
+    write_identity(tmp_path / "8.json", an_identity(**NEW))
+    with pytest.raises(InputError, match="8.json: a shape of a right hand model, but the one in use is a left hand"):
+        read_identity(tmp_path / "8.json", LEFT)
+
+
 def test_another_hand_model_is_refused(tmp_path):
     """A shape of one hand model with another: one line that names both."""
     write_identity(tmp_path / "8.json", an_identity())
@@ -47,12 +74,17 @@ def test_another_hand_model_is_refused(tmp_path):
     ({"shape": [[0.0] * 10]}, "shape: expected 10 finite numbers"),
     ({"shape": [True] * 10}, "shape: expected 10 finite numbers"),
     ({"covariance": [[0.0] * 10] * 9}, "covariance: expected 10 x 10 finite numbers"),
-    ({"n": 0}, "n: expected a whole number from 1 up"),
+    ({"n": -1}, "n: expected a whole number from 0 up"),
     ({"n": 2.5}, "n: expected a whole number"),
     ({"subject": "anna"}, "subject: expected a whole number"),
     ({"hand": {"name": "free"}}, "hand: expected the hand model's name and sha256"),
     ({"frames": "all"}, "frames: expected a list of names"),
-    ({"version": 99}, "expected version 1 of identity files, found 99"),
+    ({"version": 99}, "expected version 2 or 1 of identity files, found 99"),
+    ({"vertex_sd_mm": [0.1] * 777}, "vertex_sd_mm: expected 778 finite numbers"),
+    ({"mesh_sd_mm": "small"}, "mesh_sd_mm: expected a finite number, or null"),
+    ({"side": "both"}, "side: expected right, left or null"),
+    ({"cue": 3}, "cue: expected a text, or null"),
+    ({"stop": "enough"}, "stop: expected an object, or null"),
     ({"kind": "calibration"}, "expected an identity file"),
     ({"colour": "blue"}, "has the unknown colour"),
 ])
