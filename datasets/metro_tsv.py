@@ -1,7 +1,7 @@
 """`export metro_tsv`: a DexYCB tree -> the TSV files that METRO reads (Lin et al., CVPR 2021; specs/idhandmesh.md 7.3).
 
 For each split {split}.img, .hw, .label and .linelist.tsv, and a .lineidx (where each row begins) for each. The crop is that of
-Kong et al.: twice the longer side of the box of the joints, at its native size. Right hands, frames with all joints in the picture.
+Kong et al.: twice the longer side of the joints' box, at its native size. Right hands, frames with all joints in the picture.
 3D joints are regressed from the posed mesh, metres, less MANO's translation; 2D joints are pixels of the crop.
 Reads the tree itself, not a prepared folder, and writes row by row: memory does not grow with the dataset.
 Seed: the original held every row of a split in memory, and wrote the three splits of s1 only.
