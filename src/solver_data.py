@@ -1,8 +1,8 @@
 """What the solver is given and what it gives back (src/solver.py solves).
 
 Rows are frames: n of them, each seen by v cameras (v = 1 without camera_from_world: the camera itself). Metres, pixels with the
-centre of the top-left pixel at (0, 0), T21 joints (chain joints, manopth's fingertips), right hands. A missing measurement has weight 0
-(its value may then be NaN); a block that nobody measured is None. All tensors of one call lie on one device.
+centre of the top-left pixel at (0, 0), T21 joints (chain joints, manopth's fingertips), right hands. A missing measurement has
+weight 0 (its value may then be NaN); a block that nobody measured is None. All tensors of one call lie on one device.
 """
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
@@ -71,10 +71,10 @@ class HandState(_Rows):
 class Solved:
     """What came out, row by row; a row that did not converge is the start, untouched.
 
-    energy, start_energy (n): mean squared pixels over the measured keypoints, u and v counted apart, weights and robust loss left
-    out (specs: idhandmesh 6.4), or mean squared mm over coordinates where there are no pixels; NaN where there is none · converged
-    (n) bool: the objective was lowered, or the start was its minimum · iterations (n) long · shape (p,10) and shape_cov
-    (p,10,10), where the shape is free: mean and covariance of the posterior (Laplace: inverse of the reduced normal matrix) of
+    energy, start_energy (n): mean squared pixels over the measured keypoints, u and v counted apart, without weights and robust
+    loss (specs: idhandmesh 6.4), or mean squared mm over coordinates where there are no pixels; NaN where there is none ·
+    converged (n) bool: the objective was lowered, or the start was its minimum · iterations (n) long · where the shape is free,
+    shape (p,10) and shape_cov (p,10,10): mean and covariance of the posterior (Laplace: inverse of the reduced normal matrix) of
     the p persons, or of each row.
     """
 
@@ -90,16 +90,16 @@ class Solved:
 class SolverOptions(Strict):
     """Levenberg-Marquardt and its priors (`solver:` of refine, fit, calibrate)."""
 
-    iterations: int = Field(30, ge=1, description="at most this many steps per frame")
+    iterations: int = Field(40, ge=1, description="at most this many steps per frame")
     tolerance: float = Field(1e-4, ge=0, description="done when an accepted step lowers the objective by less than this share")
-    damping: float = Field(1e-3, gt=0, description="first damping, a share of the normal matrix' diagonal")
+    damping: float = Field(1e-2, gt=0, description="first damping, a share of the normal matrix' diagonal")
     robust: Literal["none", "huber", "cauchy"] = Field("none", description="loss of a keypoint's pixel distance")
     robust_scale: float = Field(3.0, gt=0, description="distance where the robust loss sets in, in standard deviations")
     pose_prior: float = Field(0.0, ge=0, description="weight of the Gaussian in the hand's pose space; 1 = its own")
     stay: float = Field(0.0, ge=0, description="weight of the Gaussian about the start's pose")
     stay_fingers: float = Field(0.2, gt=0, description="its standard deviation per finger axis-angle number, rad")
     stay_global: float = Field(0.2, gt=0, description="its standard deviation per axis of the global rotation, rad")
-    chunk: int = Field(256, ge=1, description="frames at once: bounds the memory, changes nothing else")
+    chunk: int = Field(512, ge=1, description="frames at once: bounds the memory, changes nothing else")
 
 
 def nan_rows(*tensors: Tensor) -> Tensor:

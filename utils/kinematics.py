@@ -135,7 +135,7 @@ class Kinematics:
             rest = rest + (self._correctives @ (rotations - eye).reshape(135, n)).view(self.count, 3, n)
         joints = (self._joints.flatten(0, 1) @ shape1).view(16, 3, n)
         transforms = torch.cat((turns, (places - _apply(turns, joints)).unsqueeze(2)), 2)
-        blended = (self._blend @ transforms.view(16, -1)).view(-1, 3, 4, n)
+        blended = (self._blend @ transforms.view(16, -1)).view(len(self._blend), 3, 4, n)
         return blended, _apply(blended[:, :, :3], rest[self._blend_of]) + blended[:, :, 3]
 
     def _blocks(self, points: Tensor, places: Tensor, moved: Tensor, axes: Tensor) -> Tensor:
@@ -183,18 +183,16 @@ def exp_and_left_jacobian(vectors: Float[Tensor, "*k 3 n"]) -> tuple[Float[Tenso
     versine = torch.where(small, 0.5 - square / 24 * (1 - square / 30 * (1 - square / 56)), 2 * half * half)
     third = torch.where(small, (1 - square / 20 * (1 - square / 42 * (1 - square / 72))) / 6, (1 - sine) / angle.square())
     outer = vectors.unsqueeze(-2) * vectors.unsqueeze(-3)
-    return (_combined(1 - versine * square, sine, versine, vectors, outer),
-            _combined(1 - third * square, versine, third, vectors, outer))
+    parts = torch.cat((vectors, -vectors, torch.zeros_like(vectors[..., :1, :])), -2)
+    cross = parts[..., (6, 5, 1, 2, 6, 3, 4, 0, 6), :].unflatten(-2, (3, 3))
+    return (_combined(1 - versine * square, sine, versine, cross, outer),
+            _combined(1 - third * square, versine, third, cross, outer))
 
 
-def _combined(eye: Tensor, cross: Tensor, square: Tensor, vectors: Tensor, outer: Tensor) -> Tensor:
-    """eye I + cross [v]x + square v v^T."""
-    out = square[..., None, None, :] * outer
-    turned = cross.unsqueeze(-2) * vectors
-    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        out[..., i, i, :] += eye
-        out[..., k, j, :] += turned[..., i, :]
-        out[..., j, k, :] -= turned[..., i, :]
+def _combined(eye: Tensor, sine: Tensor, versine: Tensor, cross: Tensor, outer: Tensor) -> Tensor:
+    """eye I + sine [v]x + versine v v^T."""
+    out = torch.addcmul(sine[..., None, None, :] * cross, versine[..., None, None, :], outer)
+    out.diagonal(dim1=-3, dim2=-2).add_(eye.unsqueeze(-1))
     return out
 
 
