@@ -35,7 +35,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name == "convert":
-            command.add_argument("what", help="mano, idhand_baseline, idhand_given or idhand_conf")
+            command.add_argument("what", help="mano, idhand_baseline, idhand_given, idhand_conf or pose2d")
             command.add_argument("file", type=Path)
             command.add_argument("--out", type=Path, required=True)
             command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),

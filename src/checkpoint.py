@@ -27,7 +27,8 @@ HandInfo = dict[str, str] | None
 # What may differ when a run is resumed: none of it reaches the weights.
 FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth", "dataset.root", "dataset.workers",
         "dataset.unreadable") + tuple(f"train.{key}" for key in (
-    "workers", "save_every", "save_seconds", "keep_every", "val_split", "validate_every", "validate_frames", "log_every"))
+    "workers", "save_every", "save_seconds", "keep_every", "val_split", "validate_every", "validate_frames", "keep_best",
+    "log_every"))
 
 
 def save(path: str | Path, *, method_name: str, hand_info: HandInfo, model: Mapping[str, Tensor], **rest: Any) -> None:

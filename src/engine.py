@@ -92,6 +92,7 @@ class _Loop:
         self.method = method.to(device)
         self.watch = Watch(weights, world, source.sample_name, str(self.last))
         self.step, self.seconds, self.waited = 0, 0.0, 0.0
+        self.validated, self.best = 0, float("inf")  # last step that was validated; lowest value of options.keep_best so far
 
     def run(self) -> TrainResult:
         """From wherever the folder stands to the end, or to a signal."""
@@ -100,7 +101,8 @@ class _Loop:
             checkpoint.require_fitting(found, self.last, **self.identity)
             checkpoint.require_same_run(found, self.last, self.options_text, self.data)
             self.step, self.seconds, self.waited = found["step"], found["seconds"], found["waited"]
-            if self.step >= self.total:
+            self.validated, self.best = found.get("validated", self.step), found.get("best", self.best)
+            if self.step >= self.total and not self._validation_missed():
                 log.info("%s: this run is finished (%d steps); another name= starts another run", self.folder, self.step)
                 return self._result()
         self._start(found)
@@ -166,6 +168,8 @@ class _Loop:
         self.method.train()
         bar = tqdm(total=self.total, initial=self.step, unit="step", desc=self.folder.name, disable=None if world.first else True)
         with worker_deaths(), contextlib.closing(decoded), bar:
+            if self._validation_missed():
+                self._validate()
             while self.step < self.total:
                 settled = self._step(decoded, shares)
                 bar.update(1)
@@ -230,10 +234,18 @@ class _Loop:
         if save:
             self._save(*([self.folder / f"step_{self.step:07d}.pt"] if kept else []))
         stop = any(step.stop for step in settled)
-        due = self._ends_unit(options.validate_every) if options.validate_every else self.step % per_epoch == 0
-        if self.val_source is not None and not stop and (due or self.step == self.total):
+        if self._validation_due() and not stop:
             self._validate()
         return stop
+
+    def _validation_due(self) -> bool:
+        every = self.options.validate_every
+        due = self._ends_unit(every) if every else self.step % self.order.steps_per_epoch == 0
+        return self.val_source is not None and self.step > 0 and (due or self.step == self.total)
+
+    def _validation_missed(self) -> bool:
+        """Whether the run was stopped between the last step's checkpoint and the end of the validation after it."""
+        return self.options.keep_best is not None and self._validation_due() and self.validated < self.step
 
     def _ends_unit(self, every: int) -> bool:
         """Whether the step just done ends the last of each `every` epochs (or steps, as the run is counted)."""
@@ -253,7 +265,7 @@ class _Loop:
                                 optimizer=self.optimizer.state_dict(), step=self.step, options=self.options_text, data=self.data,
                                 options_hash=checkpoint.options_hash(self.options_text), seconds=self.seconds, waited=self.waited,
                                 epoch_sums=self.watch.sums, epoch_count=self.watch.count, processes=self.world.size,
-                                device=self.device.type)
+                                device=self.device.type, validated=self.validated, best=self.best)
         self.saved_at = time.monotonic()
 
     def _log(self, settled: list[Step]) -> None:
@@ -280,8 +292,22 @@ class _Loop:
                              batch=max(self.options.batch // (self.world.size * self.options.accumulate), 1), device=self.device,
                              world=self.world, forward=self.objective.answer, stop=lambda: self.stop.signal is not None)
         if found is not None:
+            self.validated = self.step
             self.board.scalars({f"val/{name}": value for name, value in found.items()}, self.step)
             log.info("%s: step %d, val %s", self.folder.name, self.step, _listed(found))
+            self._keep_best(found)
+
+    def _keep_best(self, found: dict[str, float]) -> None:
+        """best.pt: these weights, where the validation just done gave the lowest number yet."""
+        name = self.options.keep_best
+        if name is None:
+            return
+        if name not in found:
+            raise InputError(f"train.keep_best={name}: the validation gives no such number; it gives {', '.join(found)}")
+        if found[name] < self.best:
+            self.best = found[name]
+            self._log(self.watch.settle_all())
+            self._save(self.folder / "best.pt")
 
     def _result(self) -> TrainResult:
         spent = max(self.seconds, 1e-9)

@@ -31,6 +31,8 @@ def checked_weights(method: Method, source: Source, options: TrainOptions, loss_
                          "(0 = computed and logged only)")
     if not any(loss_weights.values()):
         raise InputError(f"loss: every weight is 0; give one of {', '.join(names)} a weight")
+    if options.keep_best and val_source is None:
+        raise InputError(f"train.keep_best={options.keep_best}: nothing is validated; set train.val_split, or keep_best to null")
     for split, found in ((options.split, source), (options.val_split, val_source)):
         if found is not None and (missing := require_fields(method.needs, found.provides)):
             raise InputError(f"{type(method).__name__} needs {', '.join(sorted(missing))}, which split {split} of this dataset "

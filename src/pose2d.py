@@ -155,8 +155,8 @@ class Pose2d(Method):
 
     def losses(self, out: Out, batch: Batch) -> dict[str, Tensor]:
         """heatmap: mean binary cross-entropy over joints and cells, summed over the stages; a joint weighs its uv_confidence."""
-        target = self.target(batch, out.logits.shape[-1])
-        term = F.binary_cross_entropy_with_logits(out.logits, target.expand_as(out.logits), reduction="none").mean((3, 4)).sum(0)
+        target = self.target(batch, out.logits.shape[-1]).to(out.logits).expand_as(out.logits)
+        term = F.binary_cross_entropy_with_logits(out.logits, target, reduction="none").mean((3, 4)).sum(0)
         if batch.uv_confidence is not None:
             term = term * batch.uv_confidence
         return {"heatmap": labelled(term.mean(1), batch.has_uv)}

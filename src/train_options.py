@@ -51,6 +51,8 @@ class TrainOptions(Strict):
     val_split: str | None = Field(None, description="split to validate on; null = no validation")
     validate_every: int = Field(0, ge=0, description="epochs (or steps) between validations; 0 = one at the end of each epoch")
     validate_frames: int = Field(0, ge=0, description="frames of a validation, evenly spread; 0 = all")
+    keep_best: str | None = Field(None, description="number of the validations, e.g. joints_uv_px or mpjpe_mm, at whose lowest "
+                                                    "the weights are kept as best.pt; null = none")
     log_every: int = Field(10, ge=1, description="steps between points in TensorBoard")
 
     @model_validator(mode="after")

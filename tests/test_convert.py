@@ -70,10 +70,11 @@ def broken(state, kind):
 
 @pytest.mark.parametrize("net, what, kind, line", [
     ("baseline", "idhand_given", "",
-     r"theirs\.pt: expected idhand_given, found idhand_baseline \(it has shape_extractor\.\*\); run convert idhand_baseline"),
+     r"theirs\.pt: expected idhand_given, found idhand_baseline \(it has pose_6d_extractor\.\*, shape_extractor\.\*, no conf_b"),
     ("ours", "idhand_baseline", "",
-     r"expected idhand_baseline, found idhand_given \(it has neither shape_extractor\.\* nor conf_branch\.\*\); run convert "),
-    ("conf", "idhand_baseline", "", r"found idhand_conf \(it has conf_branch\.\* and shape_extractor\.\*\); run convert "),
+     r"idhand_given \(it has pose_6d_extractor\.\*, no shape_extractor\.\*, no conf_branch\.\*\); run convert idhand_given"),
+    ("conf", "idhand_baseline", "",
+     r"found idhand_conf \(it has pose_6d_extractor\.\*, shape_extractor\.\*, conf_branch\.\*\); run convert idhand_conf on it"),
     ("baseline", "idhand_baseline", "missing",
      r"2 tensors of idhand_baseline are missing: backbone\.layer3\.1\.bn2\.weight, pose_heads\.1\.1\.bias; the file "),
     ("baseline", "idhand_baseline", "size", r"shape_head\.3\.weight should be of size \(10, 128\), found \(20, 128\); the file"),
@@ -100,7 +101,7 @@ def not_checkpoints(folder):
     ("text.pt", r"text\.pt: expected a torch checkpoint, found a file that is truncated or something else"),
     ("cut.pt", r"cut\.pt: expected a torch checkpoint, found a file that is truncated or something else"),
     ("list.pt", r"list\.pt: expected a checkpoint with model_state_dict, or a bare state dict; found list"),
-    ("other.pt", r"other\.pt: expected a checkpoint of idhand_baseline with pose_6d_extractor\.\*, found layer\.weight"),
+    ("other.pt", r"expected a checkpoint of idhand_baseline with pose_6d_extractor\.\* and shape_.*, found layer\.weight; pass"),
 ])
 def test_not_a_checkpoint(file, line, tmp_path):
     """A missing, foreign or truncated file: one line, nothing written."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 WINDOW, SIGMA_PX = 6, 3.5  # the original's stamp: 13 x 13 pixels of the crop
+FLOOR, DROP = -1e4, -40.0  # least logarithm of a map's cell, and least below its peak
 RADIUS = 2  # cells about the peak that `read_subcell` fits
 
 
@@ -58,18 +59,20 @@ def read_subcell(log_maps: Float[Tensor, "b j c c"], pixels: int) -> tuple[Float
     (Guo, IEEE Signal Processing Magazine 2011): exact on a Gaussian of any width, also where the window is cut by the border.
     """
     cells = log_maps.shape[-1]
+    log_maps = log_maps.clamp(min=FLOOR)
     cell, peak = _peak(log_maps)
     steps = torch.arange(-RADIUS, RADIUS + 1, device=log_maps.device)
     dx, dy = (d.reshape(-1) for d in torch.meshgrid(steps, steps, indexing="xy"))
     x, y = cell[..., 0:1] + dx, cell[..., 1:2] + dy  # (b,j,25)
     known = (x >= 0) & (x < cells) & (y >= 0) & (y < cells)
     values = log_maps.flatten(2).gather(2, y.clamp(0, cells - 1) * cells + x.clamp(0, cells - 1)).double() - peak[..., None]
-    weights = torch.exp(2 * values.clamp(min=-40)) * known
+    values = values.clamp(min=DROP)
+    weights = torch.exp(2 * values) * known
     dx, dy = dx.double(), dy.double()
     terms = torch.stack((torch.ones_like(dx), dx, dy, dx.square() + dy.square()), -1)  # (25,4)
     normal = torch.einsum("bjn,nk,nl->bjkl", weights, terms, terms)
-    ridge = 1e-9 * torch.diag(normal.new_tensor([1.0, 1.0, 1.0, 1.0]))
-    found = torch.linalg.solve(normal + ridge, torch.einsum("bjn,nk,bjn->bjk", weights, terms, values.clamp(min=-40)))
+    ridge = 1e-9 * torch.eye(4, dtype=normal.dtype, device=normal.device)  # a lone cell: nothing else weighs anything
+    found = torch.linalg.solve(normal + ridge, torch.einsum("bjn,nk,bjn->bjk", weights, terms, values))
     curve = found[..., 3:4]
     offset = torch.where(curve < -1e-6, -found[..., 1:3] / (2 * curve.clamp(max=-1e-6)), 0.0).clamp(-RADIUS, RADIUS)
     place = cell + offset
