@@ -58,7 +58,7 @@ def test(options) -> None:
 
 
 def calibrate(options) -> None:
-    from options.build import hands_of, trained
+    from options.build import hands_of, keypoints_of, trained
     from src.calibrate import calibrate as run_calibration
     from utils.device import choose_device
 
@@ -68,7 +68,8 @@ def calibrate(options) -> None:
         from src.photographs import predict_photographs
 
         (method, checkpoint), device = trained(options, chosen.checkpoint), choose_device(options.device, options.threads)
-        chosen = predict_photographs(method, hand, chosen, folder, options.crop, device, checkpoint=str(checkpoint))
+        chosen = predict_photographs(method, hand, chosen, folder, options.crop, device, checkpoint=str(checkpoint),
+                                     keypoints=keypoints_of(chosen.keypoints))
     _say(run_calibration(chosen, folder, hand=hand))
 
 
@@ -95,13 +96,14 @@ def fit(options) -> None:
 
 
 def demo(options) -> None:
-    from options.build import hands_of, trained
+    from options.build import hands_of, keypoints_of, trained
     from src.demo import demo as run_demo
     from utils.device import choose_device
 
     (method, checkpoint), device = trained(options, options.demo.checkpoint), choose_device(options.device, options.threads)
     folder = Path(options.demo.out) if options.demo.out else options.folder / "demo"
-    done = run_demo(method, hands_of(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint))
+    done = run_demo(method, hands_of(options)["right"], options.demo, folder, options.crop, device, checkpoint=str(checkpoint),
+                    keypoints=keypoints_of(options.demo.keypoints))
     _say(done["text"])
 
 

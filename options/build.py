@@ -9,8 +9,10 @@ from types import ModuleType
 import torch
 
 from datasets.reader import Reader
+from options.load import load
 from options.schema import Options
 from src.checkpoint import load_weights, require_same_crop, require_same_method
+from src.demo_hand import Keypoints
 from src.method import Method
 from utils.errors import InputError
 from utils.hand import HandModel, left_sibling
@@ -42,6 +44,14 @@ def trained(options: Options, checkpoint: str | None) -> tuple[Method, Path]:
     require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
     require_same_crop(found, path, options.crop.model_dump(mode="json"))
     return method, path
+
+
+def keypoints_of(folder: str | None) -> Keypoints | None:
+    """The network for 2D joints of a run's folder (options.yaml and last.pt), and the crop it was trained with."""
+    if folder is None:
+        return None
+    options = load(Path(folder) / "options.yaml")
+    return Keypoints(trained(options, str(Path(folder) / "last.pt"))[0], options.crop)
 
 
 def reader_of(options: Options, hands: dict[str, HandModel], split: str, train: bool = False,

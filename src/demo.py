@@ -5,8 +5,6 @@ Each hand is cropped as in training (utils/camera.py), left ones from the mirror
 which K was used (src/demo_camera.py). A picture that fails leaves nothing behind and does not stop the others; the demo ends by
 naming those that failed. Videos, and folders with demo.track, are tracks of one hand per side: src/demo_track.py.
 """
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +15,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from src.demo_camera import CameraSource
-from src.demo_hand import Crop, Keypoints, View, held, look, shown, write_mesh
+from src.demo_hand import Crop, Keypoints, View, evaluating, held, look, shown, write_mesh
 from src.demo_input import HandBox, boxes_of, list_pictures, read_boxes, read_picture
 from src.demo_numbers import picture_numbers
 from src.demo_track import TrackOptions, show_track
@@ -81,19 +79,6 @@ def demo(method: Method, hand: HandModel, options: DemoOptions, folder: str | Pa
         if track:
             return show_track(view, options, source, folder, cameras, boxes, options.identity, options.alpha)
         return _pictures(_Run(view, options, cameras, boxes), pictures, folder)
-
-
-@contextlib.contextmanager
-def evaluating(*methods: Method | None) -> Iterator[None]:
-    """In eval mode, and afterwards as before."""
-    before = [(method, method.training) for method in methods if method is not None]
-    for method, _ in before:
-        method.eval()
-    try:
-        yield
-    finally:
-        for method, training in before:
-            method.train(training)
 
 
 def _identity(method: Method, hand: HandModel, options: DemoOptions) -> Identity | None:

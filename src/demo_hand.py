@@ -4,6 +4,8 @@ Everything is a right hand in the camera of the picture, mirrored first for a le
 is predicted, told to the network, or held: a method that predicts it is then posed again with the identity's shape and its own
 rotations. The root is predicted, follows from 2D keypoints (src/root.py), or puts the joints into the box.
 """
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -101,6 +103,19 @@ class ShownHand(NamedTuple):
     root: np.ndarray
     faces: np.ndarray
     rotations: np.ndarray | None
+
+
+@contextlib.contextmanager
+def evaluating(*methods: Method | None) -> Iterator[None]:
+    """In eval mode, and afterwards as before."""
+    before = [(method, method.training) for method in methods if method is not None]
+    for method, _ in before:
+        method.eval()
+    try:
+        yield
+    finally:
+        for method, training in before:
+            method.train(training)
 
 
 def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None) -> Seen:
