@@ -74,9 +74,8 @@ def calibrate(options) -> None:
 
 
 def refine(options) -> None:
-    from src.refine import refine as run_refinement
-
     from options.build import hands_of
+    from src.refine import refine as run_refinement
     from utils.device import choose_device
 
     device = choose_device(options.device, options.threads)
@@ -122,7 +121,6 @@ def report(options) -> None:
 
 def export(options, args) -> None:
     from datasets.metro_tsv import export as export_tsv
-
     from options.build import hands_of
 
     _say(export_tsv(options.dataset, args.out, hands=hands_of(options)))
@@ -150,9 +148,8 @@ def convert(args) -> None:
 
 def _options(args):
     from options.load import load
-    from options.schema import Options
 
-    return load(args.option_file, args.overrides, args.command) if args.option_file or args.overrides else Options()
+    return load(args.option_file, args.overrides, args.command)
 
 
 def _say(text: object) -> None:

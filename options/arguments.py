@@ -45,8 +45,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             command.add_argument("what", choices=("metro_tsv",))
             command.add_argument("--out", type=Path, required=True, help="folder of the files")
         command.add_argument("option_file", nargs="?" if name in FILE_OPTIONAL else None, help="options/*.yaml")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=3e-4 method.backbone=resnet50")
-    found = parser.parse_args(argv)
-    if found.command in FILE_OPTIONAL and "=" in (found.option_file or ""):
-        found.overrides, found.option_file = [found.option_file, *found.overrides], None
+        command.add_argument("overrides", nargs="*", default=[], metavar="key=value",
+                             help="e.g. train.lr=3e-4 method.backbone=resnet50")
+    found, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") or "=" not in word for word in rest) or (rest and found.command == "convert"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse ends a list of words where an option such as --out stands in it
+        found.overrides = [*found.overrides, *rest]
+    first = getattr(found, "option_file", None) or ""
+    if "=" in first and not Path(first).is_file():
+        if found.command not in FILE_OPTIONAL:
+            parser.error(f"{found.command}: expected an option file before {first}")
+        found.overrides, found.option_file = [first, *found.overrides], None
     return found

@@ -76,7 +76,7 @@ for _tag, _pattern, _first in _PLAIN_WORDS:
 def load(path: str | Path | None, overrides: Sequence[str] = (), section: str = "") -> Options:
     """The option file at `path`, its bases under it and `overrides` ("a.b=c", c in yaml) over it, checked.
 
-    Without a file, the options are the overrides alone, and a plain `key=value` belongs to `section` where that has such a key.
+    Without a file, the options are the overrides alone, and `key=value` is of the command's `section` where that has the key.
     Raises InputError with one line: the file (or the command line), key path, value, what is allowed, the nearest known key.
     """
     if path is None:
@@ -108,10 +108,14 @@ def read_tree(path: Path | None, overrides: Sequence[str] = (), section: str = "
 
 
 def _in_section(item: str, section: str) -> str:
-    """"measured=..." as "calibrate.measured=..." where the section of that command has the key."""
-    key = item.partition("=")[0].strip()
+    """"measured=..." as "calibrate.measured=..." where the section of that command has the key, or one spelt much like it."""
+    first, dot, _ = item.partition("=")[0].strip().partition(".")
     field = Options.model_fields.get(section)
-    return f"{section}.{item}" if field is not None and key in field.annotation.model_fields else item
+    if field is None or (dot and first in Options.model_fields):
+        return item
+    own, near = field.annotation.model_fields, difflib.get_close_matches(first, Options.model_fields, 1)
+    misspelt = not near and first not in Options.model_fields and difflib.get_close_matches(first, own, 1)
+    return f"{section}.{item}" if first in own or misspelt else item
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
