@@ -30,10 +30,11 @@ class ExifFocal(NamedTuple):
 def exif_focal(path: Path, height: int, width: int) -> ExifFocal:
     """The focal length of the picture in this file, height x width pixels as shown."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("error")  # Pillow warns of a damaged block and goes on without it
-            tags = picture.getexif()
-            inner = tags.get_ifd(IFD)
+        with warnings.catch_warnings(action="error"):  # Pillow warns of a damaged block and goes on without it
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pixels are not decoded
+            with Image.open(path) as picture:
+                tags = picture.getexif()
+                inner = tags.get_ifd(IFD)
     # A damaged header breaks Pillow's reader in any of these ways.
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError,
             ArithmeticError, AttributeError, EOFError, MemoryError, Warning, Image.DecompressionBombError) as error:
