@@ -6,6 +6,7 @@ A run of several score files (draws of a calibration) counts as one: each frame'
 import platform
 from collections.abc import Sequence
 from glob import glob
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +15,15 @@ from pydantic import Field
 
 from src.identity import COMPANIONS
 from utils.bootstrap import intervals
+from utils.camera_scores import camera_summary, nested
 from utils.errors import InputError
 from utils.files import read_json, require_file, write_json
 from utils.hand import HandModel
 from utils.predictions import Predictions, read_predictions
 from utils.report import ReportRun, write_report
 from utils.results import compare, read_scores, results_table, write_readme_table
-from utils.score import METRICS, Scores
+from utils.score import Scores
+from utils.score_metrics import CAMERA_METRICS, METRICS
 from utils.strict import Strict
 
 
@@ -40,7 +43,7 @@ class ReportOptions(Strict):
     runs: dict[str, list[str]] = Field(default_factory=dict, description="label -> scores.json files (globs), averaged")
     reference: str | None = Field(None, description="label of the run that the others are compared with, frame by frame")
     full_gain: str | None = Field(None, description="label of the run whose gain over the reference counts as all of it")
-    metric: str = Field("mpvpe_mm", description="metric of the comparison")
+    metric: str = Field("mpvpe_mm", description="metric of the comparison; K + identity/depth_mm, say, is one in the camera")
     curve: str | None = Field(None, description="curve.json of a calibration")
     stages: str | None = Field(None, description="text file of `stage seconds` lines")
     readme: str | None = Field(None, description="README whose results table is rewritten between its markers")
@@ -61,6 +64,9 @@ def gather(options: ReportOptions) -> dict[str, Scores]:
     return runs
 
 
+_SAMPLES, _CAMERA = attrgetter("samples"), attrgetter("camera")
+
+
 def mean_over_files(files: Sequence[Scores], bootstrap: int) -> Scores:
     """One Scores with each frame's values averaged over the files; raises InputError where their frames differ."""
     first = files[0]
@@ -68,15 +74,17 @@ def mean_over_files(files: Sequence[Scores], bootstrap: int) -> Scores:
         return first
     if any(not np.array_equal(first.name, other.name) for other in files[1:]):
         raise InputError("report.runs: files of one run scored different frames; test them on the same split")
-    samples = {key: np.mean([file.samples[key] for file in files], 0) for key in first.samples}
-    table = dict(first.summary["metrics"])
+    samples, camera = ({key: np.mean([part(file)[key] for file in files], 0) for key in part(first)
+                        if all(key in part(file) for file in files)} for part in (_SAMPLES, _CAMERA))
+    table = {key: entry for key, entry in first.summary["metrics"].items() if key in samples}
     for key, found in zip(samples, intervals(np.stack(list(samples.values()), 1), first.subject, bootstrap, 0)):
         if found is not None:
-            table[key] = {**table[key], "mean": found.mean, "ci95": list(found.ci95), "ci95_frames": list(found.ci95_frames)}
+            table[key] = {**table[key], **found.as_dict()}
+    in_camera = camera_summary(nested(camera), first.subject, bootstrap, 0) if camera else {}
     summaries = [file.summary for file in files]
-    summary = {**first.summary, "metrics": table, "files_averaged": len(files),
+    summary = {**first.summary, "metrics": table, "files_averaged": len(files), **in_camera,
                **{key: _mean_of([one[key] for one in summaries]) for key in ("by_subject", "by_joint", "curves", "official")}}
-    return Scores(summary, samples, np.mean([file.joint_errors_mm for file in files], 0), first.name, first.subject)
+    return Scores(summary, samples, np.mean([file.joint_errors_mm for file in files], 0), first.name, first.subject, camera)
 
 
 def _mean_of(values: Sequence[Any]) -> Any:
@@ -93,14 +101,22 @@ def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]
     """Content of summary.json: per run all metrics, intervals, frames; differences; share recovered; seconds per stage."""
     if options.full_gain is not None and options.reference is None:
         raise InputError(f"report.full_gain = {options.full_gain}: over which run? give report.reference as well")
-    if options.metric not in METRICS:
-        raise InputError(f"report.metric = {options.metric}: expected one of {', '.join(METRICS)}")
+    if options.metric.rpartition("/")[2] not in METRICS:
+        raise InputError(f"report.metric = {options.metric}: expected one of {', '.join(METRICS)}, or <protocol>/<one of "
+                         f"{', '.join(CAMERA_METRICS)}>")
     summary: dict[str, Any] = {}
     for label, scores in runs.items():
-        found = scores.summary["metrics"]
+        scores.values(options.metric)  # raises where this run lacks it
+        found, in_camera = scores.summary["metrics"], scores.summary.get("camera", {})
+        protocol, _, key = options.metric.rpartition("/")
+        entry = (in_camera.get(protocol, {}) if protocol else found).get(key)
+        if entry is None:
+            raise InputError(f"report.metric = {options.metric}: no frame of {label} has it; choose another metric")
         summary[label] = {key: found[key]["mean"] for key in found}
-        summary[label] |= {"ci95": found[options.metric]["ci95"], "ci95_frames": found[options.metric]["ci95_frames"],
+        summary[label] |= {"ci95": entry["ci95"], "ci95_frames": entry["ci95_frames"],
                            "frames": scores.summary["n"], "files_averaged": scores.summary.get("files_averaged", 1)}
+        if in_camera:
+            summary[label] |= {"camera": in_camera, "camera_ratios": scores.summary.get("camera_ratios", {})}
     if options.reference is not None:
         summary["differences"] = _differences(options, runs)
         if options.full_gain is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.camera import project
 from utils.hand import HandModel
 from utils.mano_file import HandArrays
 from utils.predictions import PredictionsWriter
@@ -58,15 +59,21 @@ def toy_hand(salt: int = 0, name: str = "toy") -> HandModel:
 
 
 def write_file(path: Path, hand: HandModel, rows: int = 12, seed: int = 0, told: bool = False, root: bool = True,
-               unlabelled: int = 0, perfect: bool = False, note: str = "toy") -> dict[str, np.ndarray]:
-    """A predictions file of random poses of the toy hand; the columns written."""
+               unlabelled: int = 0, perfect: bool = False, note: str = "toy", uv: str = "", rotations: bool = False,
+               meta: dict | None = None) -> dict[str, np.ndarray]:
+    """A predictions file of random poses of the toy hand; the columns written.
+
+    uv: `too` adds the true 2D joints and predicted ones half a pixel off, with K and crop; `alone` leaves the mesh out.
+    rotations: adds pred_rotations.
+    """
     rng = torch.Generator().manual_seed(seed)
     shape = torch.randn(rows, 10, generator=rng, dtype=torch.float64)
     pose = torch.randn(rows, 16, 3, generator=rng, dtype=torch.float64) * 0.3
     amount = 0.0 if perfect else 1.0
     used = shape + amount * 0.3 * torch.randn(rows, 10, generator=rng, dtype=torch.float64)
     true = hand(matrix_from_axis_angle(pose), shape)
-    pred = hand(matrix_from_axis_angle(pose + amount * 0.1 * torch.randn(rows, 16, 3, generator=rng, dtype=torch.float64)), used)
+    answer = matrix_from_axis_angle(pose + amount * 0.1 * torch.randn(rows, 16, 3, generator=rng, dtype=torch.float64))
+    pred = hand(answer, used)
     place = torch.tensor([0.05, -0.02, 0.7], dtype=torch.float64)
     true_joints, pred_joints = hand.joints(true), hand.joints(pred)
     columns = {
@@ -77,13 +84,29 @@ def write_file(path: Path, hand: HandModel, rows: int = 12, seed: int = 0, told:
         "official_index": 7 * torch.arange(rows).flip(0)}
     if root:
         columns["pred_root"] = place + torch.tensor([0.0, 0.003, 0.004], dtype=torch.float64).expand(rows, 3)
+    if rotations:
+        columns["pred_rotations"] = answer
+    if uv:
+        columns |= _uv_columns(columns["true_joints"], 0.5 * amount)
+    if uv == "alone":
+        for key in {"pred_verts", "pred_joints", "pred_root", "pred_shape"} & columns.keys():
+            del columns[key]
     arrays = {key: value.numpy().copy() for key, value in columns.items()}
-    for key in ("true_verts", "true_joints"):
+    for key in ("true_verts", "true_joints", *(("true_joints_uv",) if uv else ())):
         arrays[key][:unlabelled] = np.nan
     meta = {"method": "toy", "run": note, "hand": {"name": hand.name, "sha256": hand.sha256},
-            "told": "truth" if told else "nothing", "dataset": {"dataset": "dex_ycb", "split": "s1/test"}}
+            "told": "truth" if told else "nothing", "dataset": {"dataset": "dex_ycb", "split": "s1/test"}, **(meta or {})}
     with PredictionsWriter(path, meta) as writer:
         for start in range(0, rows, 5):
             piece = {key: value[start : start + 5] for key, value in arrays.items()}
             writer.append(name=[f"s/{i:03d}" for i in range(start, min(start + 5, rows))], **piece)
     return arrays
+
+
+def _uv_columns(joints: torch.Tensor, off_px: float) -> dict[str, torch.Tensor]:
+    """2D joints of the whole picture, predicted ones off by off_px to the right; K and crop_from_image of a crop of scale 2."""
+    rows = len(joints)
+    K = torch.tensor([[500.0, 0, 160], [0, 500, 120], [0, 0, 1]], dtype=torch.float64).expand(rows, 3, 3)
+    crop = torch.tensor([[2.0, 0, -200], [0, 2.0, -100], [0, 0, 1]], dtype=torch.float64).expand(rows, 3, 3)
+    uv = project(joints, K)
+    return {"K": crop @ K, "crop_from_image": crop, "true_joints_uv": uv, "pred_joints_uv": uv + torch.tensor([off_px, 0.0])}

@@ -99,9 +99,9 @@ def test_page_is_self_contained(page):
 def test_page_holds_every_section_and_number(page, runs):
     """Headings in order; the table's means and intervals are those of the scores; labels are escaped."""
     seen = Seen(page)
-    assert seen.headings == ["Results", "Difference to base<line> & co, frame by frame", "How large the errors are",
-                             "Where the errors are", "Calibration", "Best, median and worst frames", "A hand to turn",
-                             "How to read this"]
+    assert seen.headings == ["Results", "In the camera", "Difference to base<line> & co, frame by frame",
+                             "How large the errors are", "Where the errors are", "Calibration",
+                             "Best, median and worst frames", "A hand to turn", "How to read this"]
     assert "<line>" not in page and "base&lt;line&gt; &amp; co" in page and "a note" in seen.text
     for run in runs:
         found = run.scores.summary["metrics"]["mpvpe_mm"]
@@ -187,7 +187,7 @@ def test_page_of_scores_alone(runs, tmp_path):
     """Without predictions, hand or pictures (averaged scores): tables and curves, no samples, no hand to turn."""
     path = write_report(tmp_path / "r.html", "One", [ReportRun("one", runs[0].scores)])
     seen = Seen(path.read_text())
-    assert seen.headings == ["Results", "How large the errors are", "Where the errors are", "How to read this"]
+    assert seen.headings == ["Results", "In the camera", "How large the errors are", "Where the errors are", "How to read this"]
     assert "img" not in seen.tags and "mind the interval" in seen.text
 
 

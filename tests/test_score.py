@@ -51,10 +51,13 @@ def test_scores_equal_their_definitions(scored, hand):
             "seed_root_relative_mpvpe_mm": mean(pred_v - regressed[0][0], true_v - regressed[1][0]),
             "seed_mpvpe_mm": mean(pred_v + wrists[0], true_v + wrists[1]), "rest_mesh_mm": mean(*rest),
             "shape_error": float(np.abs(data["pred_shape"][row] - data["true_shape"][row]).mean()),
-            "root_mm": 5.0, "camera_mpjpe_mm": mean(pred_j + offset, true_j), "camera_mpvpe_mm": mean(pred_v + offset, true_v)}
+            "root_mm": 5.0, "depth_mm": 4.0,
+            "camera_mpjpe_mm": mean(pred_j + offset, true_j), "camera_mpvpe_mm": mean(pred_v + offset, true_v)}
         for key, value in expected.items():
             assert abs(scores.samples[key][row] - value) < 2e-4, key  # float32 columns
-    assert set(scores.samples) == set(METRICS)
+    assert set(scores.samples) == set(METRICS) - {"uv_px", "uv_crop_px"}
+    assert list(scores.summary["camera"]) == ["predicted root"]
+    np.testing.assert_array_equal(scores.values("predicted root/depth_mm"), scores.samples["depth_mm"])
 
 
 def test_summary_is_the_mean_of_the_samples(scored):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from utils.joints import T21_NAMES
-from utils.score import CURVES, Scores
+from utils.score import Scores
+from utils.score_metrics import CURVES, METRICS, UV_CURVE
 
 Figure = dict[str, Any]
 COLOURS = ("#3b78c2", "#e07b39", "#3f9c6b", "#a562b0", "#c94f5c", "#7d8a3a")  # told apart by colour-blind readers too
@@ -23,31 +24,40 @@ def colour(index: int) -> str:
 
 
 def pck(runs: Sequence[tuple[str, Scores]], which: str) -> Figure:
-    """PCK curves of `joints` or `verts`: solid with wrists aligned, dotted Procrustes-aligned."""
+    """PCK curves of `joints` or `verts`, solid with wrists aligned, dotted Procrustes-aligned; or of `uv`, 2D joints."""
+    unit = "px" if which == UV_CURVE else "mm"
     data = []
     for index, (label, scores) in enumerate(runs):
         curves = scores.summary["curves"]
-        for key, dash in ((which, "solid"), (f"pa_{which}", "dot")):
-            data.append({"type": "scatter", "mode": "lines", "x": curves["thresholds_mm"], "y": rounded(curves[key], 5),
+        for key, dash in ((which, "solid"), (f"pa_{which}", "dot"))[:1 if which == UV_CURVE else 2]:
+            data.append({"type": "scatter", "mode": "lines", "x": curves[f"thresholds_{unit}"], "y": rounded(curves[key], 5),
                          "name": label if key == which else f"{label}, PA", "line": {"color": colour(index), "dash": dash},
                          "legendgroup": label, "showlegend": key == which,
-                         "hovertemplate": "%{y:.1%} within %{x:.1f} mm"})
-    layout = _layout(f"threshold, mm ({CURVES[which]})", "share within threshold")
+                         "hovertemplate": f"%{{y:.1%}} within %{{x:.1f}} {unit}"})
+    layout = _layout(f"threshold, {unit} ({CURVES.get(which, '2D joints')})", "share within threshold")
     layout["yaxis"] |= {"range": [0, 1.01], "tickformat": ".0%"}
     return {"data": data, "layout": layout}
 
 
-def by_joint(runs: Sequence[tuple[str, Scores]]) -> Figure:
-    """Mean error of each joint, wrists aligned."""
-    names = [name.replace("_", " ") for name in T21_NAMES[1:]]
-    data = [{"type": "bar", "x": names, "y": rounded(scores.summary["by_joint"]["mpjpe_mm"][1:]), "name": label,
-             "customdata": rounded(scores.summary["by_joint"]["pa_mpjpe_mm"][1:]), "marker": {"color": colour(index)},
-             "hovertemplate": "%{x}: %{y:.1f} mm (PA %{customdata:.1f})"} for index, (label, scores) in enumerate(runs)]
-    return {"data": data, "layout": _layout("", "mean error, mm") | {"barmode": "group", "xaxis": {"tickangle": -45}}}
+def by_joint(runs: Sequence[tuple[str, Scores]], metric: str = "mpjpe_mm") -> Figure:
+    """Mean error of each joint: mpjpe_mm (all but the wrist, which is aligned) or uv_px."""
+    first, unit = (1, "mm") if metric == "mpjpe_mm" else (0, METRICS[metric].unit)
+    names = [name.replace("_", " ") for name in T21_NAMES[first:]]
+    data = []
+    for index, (label, scores) in enumerate(runs):
+        table = scores.summary["by_joint"]
+        trace = {"type": "bar", "x": names, "y": rounded(table[metric][first:]), "name": label,
+                 "marker": {"color": colour(index)}, "hovertemplate": f"%{{x}}: %{{y:.1f}} {unit}"}
+        if first:
+            trace["customdata"] = rounded(table["pa_mpjpe_mm"][1:])
+            trace["hovertemplate"] = "%{x}: %{y:.1f} mm (PA %{customdata:.1f})"
+        data.append(trace)
+    return {"data": data, "layout": _layout("", f"mean error, {unit}") | {"barmode": "group", "xaxis": {"tickangle": -45}}}
 
 
 def by_subject(runs: Sequence[tuple[str, Scores]], metric: str = "mpvpe_mm") -> Figure:
     """Mean of `metric` for each person."""
+    unit = METRICS[metric].unit
     people = list(dict.fromkeys(p for _, scores in runs for p in scores.summary["by_subject"]))
     data = []
     for index, (label, scores) in enumerate(runs):
@@ -55,12 +65,13 @@ def by_subject(runs: Sequence[tuple[str, Scores]], metric: str = "mpvpe_mm") -> 
         known = [p for p in people if metric in table.get(p, {})]
         data.append({"type": "bar", "x": [f"person {p}" for p in known], "y": rounded([table[p][metric] for p in known]),
                      "name": label, "customdata": [int(table[p]["n"]) for p in known], "marker": {"color": colour(index)},
-                     "hovertemplate": "%{x}: %{y:.2f} mm, %{customdata:,} frames"})
-    return {"data": data, "layout": _layout("", "mean vertex error, mm") | {"barmode": "group"}}
+                     "hovertemplate": f"%{{x}}: %{{y:.2f}} {unit}, %{{customdata:,}} frames"})
+    return {"data": data, "layout": _layout("", f"{METRICS[metric].title}, {unit}") | {"barmode": "group"}}
 
 
-def histogram(runs: Sequence[tuple[str, Scores]], metric: str, title: str) -> Figure:
+def histogram(runs: Sequence[tuple[str, Scores]], metric: str) -> Figure:
     """How the frames' errors spread: share of frames per bin."""
+    title, unit = METRICS[metric].title, METRICS[metric].unit
     values = [scores.samples[metric][np.isfinite(scores.samples[metric])] for _, scores in runs]
     top = max(float(np.percentile(v, 99.5)) for v in values) or 1.0
     edges = np.linspace(0, top, BINS + 1)
@@ -69,8 +80,8 @@ def histogram(runs: Sequence[tuple[str, Scores]], metric: str, title: str) -> Fi
         share = np.histogram(np.minimum(value, top), edges)[0] / len(value)
         data.append({"type": "scatter", "mode": "lines", "x": rounded((edges[:-1] + edges[1:]) / 2), "y": rounded(share, 5),
                      "name": label, "line": {"color": colour(index), "shape": "hvh"}, "fill": "tozeroy",
-                     "fillcolor": _faint(colour(index)), "hovertemplate": "%{y:.1%} of frames at %{x:.1f} mm"})
-    layout = _layout(f"{title} of a frame, mm (last bin: and above)", "share of frames")
+                     "fillcolor": _faint(colour(index)), "hovertemplate": f"%{{y:.1%}} of frames at %{{x:.1f}} {unit}"})
+    layout = _layout(f"{title} of a frame, {unit} (last bin: and above)", "share of frames")
     layout["yaxis"] |= {"tickformat": ".0%"}
     return {"data": data, "layout": layout}
 
