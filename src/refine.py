@@ -19,7 +19,8 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from src.refine_input import Frames, KeypointSource, Shapes, protocol_of, read_frames, shape_sets
+from src.camera_space import Keypoints, camera_scores, shapes_by_protocol
+from src.refine_input import Frames, KeypointSource, Shapes, picture_K, protocol_of, read_frames, shape_sets
 from src.refine_solve import Refined, solve_frames
 from src.solver_data import SolverOptions
 from utils.errors import InputError
@@ -28,12 +29,21 @@ from utils.predictions import Predictions, PredictionsWriter, read_predictions
 from utils.protocols import write_dexycb_text
 from utils.report import ReportRun, write_report
 from utils.results import results_table, write_scores
-from utils.score import Scores, score
+from utils.score import Scores, score, with_camera
 from utils.strict import Strict
 
 log = logging.getLogger(__name__)
 
 REMEDY = "write it with `run.py test <option file>`"
+
+
+class RefineSolver(SolverOptions):
+    """The solver with priors for keypoints that are off by some pixels; measured in README.md, page "Whose hand"."""
+
+    robust: Literal["none", "huber", "cauchy"] = Field("huber", description="loss of a keypoint's pixel distance")
+    robust_scale: float = Field(1.5, gt=0, description="distance where the robust loss sets in, in standard deviations")
+    pose_prior: float = Field(0.3, ge=0, description="weight of the Gaussian in the hand's pose space; 1 = as if true")
+    stay: float = Field(0.3, ge=0, description="weight of the Gaussian about the start's pose")
 
 
 class RefineOptions(Strict):
@@ -47,13 +57,14 @@ class RefineOptions(Strict):
         "predicted", description="shape to hold: predicted, told (what the method was told), truth, or identity files: a folder, "
                                  "one file, a list, or a folder of draws")
     mode: Literal["fast", "faithful"] = Field("fast", description="Levenberg-Marquardt, or the original's 300 Adam steps")
-    solver: SolverOptions = Field(SolverOptions(), description="of mode fast")
+    solver: RefineSolver = Field(RefineSolver(), description="of mode fast")
     sigma_px: float = Field(2.0, gt=0, description="fast: standard deviation of a keypoint of confidence 1, in pixels")
     weigh: bool = Field(True, description="fast: keypoints count by their confidence; faithful never weighs")
     min_confidence: float = Field(0.0, ge=0, le=1, description="keypoints below it are left out; 0 = off")
     start: Literal["root", "constant", "predicted"] = Field(
         "root", description="position to start from: closed form from keypoints and start pose; constant = 0.85 m on the wrist's "
                             "ray; predicted = the method's pred_root")
+    farthest_m: float = Field(3.0, gt=0, description="a wrist that ends farther away than this did not converge")
     chunk: int = Field(1024, ge=1, description="frames read, solved and written at once: bounds the memory, changes no result")
     tag: str = Field("refined", min_length=1, pattern=r"^\w[\w.-]*$", description="results go to out/<name>/<tag>")
     out: str = Field("", description="folder of the results; empty = out/<name>/<tag>")
@@ -126,7 +137,7 @@ def refine(options: RefineOptions, folder: Path, *, hand: HandModel, device: tor
         predictions.require("pred_root")
     sets = shape_sets(options.shape, hand, predictions)
     hand.to(device)
-    before = _score(predictions, hand, options) if _labelled(predictions) else None
+    before = _before(predictions, keypoints, list(sets.values()), hand, options) if _labelled(predictions) else None
     rows, lines = [("as predicted", before.summary)] if before else [], []
     for name, shapes in sets.items():
         place = folder / name if name else folder
@@ -161,7 +172,8 @@ def refine_file(predictions: Predictions, keypoints: KeypointSource, shapes: Sha
             frames = read_frames(predictions, keypoints, rows, shape=str(options.shape), shapes=shapes,
                                  min_confidence=options.min_confidence, weigh=options.weigh and options.mode == "fast")
             found = solve_frames(hand, frames, faithful=options.mode == "faithful", solver=options.solver,
-                                 sigma_px=options.sigma_px, start=options.start, total=len(predictions))
+                                 sigma_px=options.sigma_px, start=options.start, farthest_m=options.farthest_m,
+                                 total=len(predictions))
             names = predictions["name"][rows].tolist()
             writer.append(name=names, **_columns(predictions, rows, frames, found, told))
             tally.add(names, found)
@@ -189,6 +201,18 @@ def _columns(predictions: Predictions, rows: slice, frames: Frames, found: Refin
 def _labelled(predictions: Predictions) -> bool:
     """Whether there is any truth to score against."""
     return all(key in predictions for key in ("true_joints", "true_verts", "true_root"))
+
+
+def _before(predictions: Predictions, source: KeypointSource, sets: list[Shapes | None], hand: HandModel, options: RefineOptions,
+            ) -> Scores:
+    """Scores of the file to start from; in the camera its hands are placed in closed form by the same keypoints."""
+    rows = [slice(i, min(i + options.chunk, len(predictions))) for i in range(0, len(predictions), options.chunk)]
+    parts = [source.of(part, picture_K(predictions, part)[0])[:2] for part in rows]
+    keypoints = Keypoints(*(np.concatenate(values) for values in zip(*parts)), options.keypoints or options.predictions)
+    told = predictions.meta.get("told", "nothing") != "nothing"
+    shapes = shapes_by_protocol(predictions, None if told or sets[0] is None else sets)
+    camera = camera_scores(predictions, hand, keypoints, shapes, options.bootstrap, options.seed)
+    return with_camera(_score(predictions, hand, options), camera.samples, camera.summary)
 
 
 def _score(predictions: Predictions, hand: HandModel, options: RefineOptions) -> Scores:

@@ -94,14 +94,14 @@ class KeypointSource:
 def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice, *, shape: str, shapes: Shapes | None,
                 min_confidence: float, weigh: bool) -> Frames:
     """The rows of a chunk. shape: predicted, told, truth; shapes: of identity files, by subject, over it."""
-    data = {key: np.asarray(predictions[key][rows], np.float64) for key in ("K", "crop_from_image", "pred_rotations")}
-    size = len(data["K"])
+    rotations = np.asarray(predictions["pred_rotations"][rows], np.float64)
+    size = len(rotations)
     reason = np.full(size, "", dtype="<U64")
-    K, regular = whole_picture_K(data["K"], data["crop_from_image"])
+    K, regular = picture_K(predictions, rows)
     uv, confidence, present = keypoints.of(rows, K)
     weight, lacking = weights(uv, confidence, min_confidence)
     held = shape_of(predictions, rows, shape, shapes)
-    finite_pose = np.isfinite(data["pred_rotations"]).all((1, 2, 3))
+    finite_pose = np.isfinite(rotations).all((1, 2, 3))
     for text, wrong in ((NO_SHAPE, ~np.isfinite(held).all(1)), (BAD_POSE, ~finite_pose), (BAD_CAMERA, ~regular)):
         reason[wrong] = text
     reason[lacking != ""] = lacking[lacking != ""]
@@ -109,7 +109,7 @@ def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice
     root = predictions.get("pred_root")
     root = np.full((size, 3), np.nan) if root is None else np.asarray(root[rows], np.float64)
     return Frames(np.where(weight[..., None] > 0, uv, 0.0), weight if weigh else (weight > 0).astype(float), K,
-                  data["pred_rotations"], held, root, reason, uv, confidence)
+                  rotations, held, root, reason, uv, confidence)
 
 
 def weights(uv: np.ndarray, confidence: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -123,18 +123,19 @@ def weights(uv: np.ndarray, confidence: np.ndarray, least: float) -> tuple[np.nd
     return np.where(valid & (weight >= least), weight, 0.0), reason
 
 
-def whole_picture_K(K: np.ndarray, crop_from_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def picture_K(predictions: Predictions, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     """K (b,3,3) of the whole picture and (b) whether it can be inverted; the identity where not."""
-    eye = np.eye(3)
-
-    def regular(matrix: np.ndarray) -> np.ndarray:
-        finite = np.isfinite(matrix).all((1, 2))
-        known = np.where(finite[:, None, None], matrix, 0.0)
-        return finite & (np.abs(np.linalg.det(known)) > SINGULAR * np.linalg.norm(known, axis=2).prod(1))
-
-    good = regular(K) & regular(crop_from_image)
-    K, crop_from_image = (np.where(good[:, None, None], matrix, eye) for matrix in (K, crop_from_image))
+    both = [np.asarray(predictions[key][rows], np.float64) for key in ("crop_from_image", "K")]
+    good = np.logical_and(*map(_regular, both))
+    crop_from_image, K = (np.where(good[:, None, None], matrix, np.eye(3)) for matrix in both)
     return np.linalg.solve(crop_from_image, K), good
+
+
+def _regular(matrix: np.ndarray) -> np.ndarray:
+    """(b) finite and far from singular, whatever the scale."""
+    finite = np.isfinite(matrix).all((1, 2))
+    known = np.where(finite[:, None, None], matrix, 0.0)
+    return finite & (np.abs(np.linalg.det(known)) > SINGULAR * np.linalg.norm(known, axis=2).prod(1))
 
 
 def shape_of(predictions: Predictions, rows: slice, shape: str, shapes: Shapes | None) -> np.ndarray:

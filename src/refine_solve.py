@@ -2,7 +2,8 @@
 
 The start is the method's pose with the held shape; its position is found from the keypoints (src/root.py), or lies at 0.85 m on
 the ray of the wrist's keypoint (of the mean keypoint where the wrist is not seen), or is the method's own.
-Seed: faithful mode counts those 0.85 m to MANO's translation point and not to the wrist, as the original did.
+Seed: faithful mode counts those 0.85 m to MANO's translation point and not to the wrist, as the original did. Its 6D
+start is made of rotations, so rows have length one; the original's were the network's own, which Adam's steps notice.
 """
 from dataclasses import dataclass
 from typing import Literal
@@ -41,8 +42,9 @@ class Refined:
 
 @torch.no_grad()
 def solve_frames(hand: HandModel, frames: Frames, *, faithful: bool, solver: SolverOptions, sigma_px: float, start: Start,
-                 total: int) -> Refined:
-    """Refine the frames on the device of the hand. total: frames of the whole file, which faithful mode's mean is over."""
+                 farthest_m: float, total: int) -> Refined:
+    """Refine the frames on the device of the hand. farthest_m: a wrist beyond it has flown off (a pose too wrong to fit) and did
+    not converge. total: frames of the whole file, which faithful mode's mean is over."""
     like = hand.weights
     reason = frames.reason.copy()
     posable = torch.from_numpy(~np.isin(reason, (BAD_POSE, NO_SHAPE))).to(like.device)
@@ -60,6 +62,7 @@ def solve_frames(hand: HandModel, frames: Frames, *, faithful: bool, solver: Sol
     if len(rows):
         work = _faithful if faithful else _fast
         solved, good, after, before = work(hand, state.rows(rows), uv[rows], weight[rows], K[rows], solver, sigma_px, total)
+        good &= (solved.root[:, 2] > NEAREST_M) & (solved.root[:, 2] <= farthest_m)
         state = HandState(*(old.index_copy(0, rows, torch.where(good.view(-1, *(1,) * (new.dim() - 1)), new, old[rows]))
                             for old, new in zip((state.rotations, state.root, state.shape),
                                                 (solved.rotations, solved.root, solved.shape))))
@@ -88,7 +91,7 @@ def _started(hand: HandModel, state: HandState, uv: Tensor, weight: Tensor, K: T
         root = state.root
     finite = torch.isfinite(root).all(1)
     ahead = (joints[..., 2] + root[:, None, 2]).amin(1) > NEAREST_M
-    for text, good in ((BEHIND, ahead), (NOT_FINITE, finite)):
+    for text, good in ((NOT_FINITE, finite), (BEHIND, ahead)):
         wrong[~good.cpu().numpy() & (wrong == "")] = text
     return HandState(state.rotations, root, state.shape), wrong
 
@@ -109,8 +112,7 @@ def _faithful(hand: HandModel, start: HandState, uv: Tensor, weight: Tensor, K: 
         fit = fit_faithful(hand, uv, (weight > 0).to(weight), K, rows6d_from_matrix(start.rotations), start.shape,
                            start.root - wrist, total=total)
     state = HandState(matrix_from_rows6d(fit.rows6d), fit.trans + wrist, start.shape)
-    good = torch.isfinite(fit.energy) & (state.root[:, 2] > NEAREST_M)
-    return state, good, fit.energy, fit.start_energy
+    return state, torch.isfinite(fit.energy), fit.energy, fit.start_energy
 
 
 def _answer(hand: HandModel, state: HandState, posable: Tensor, predicted: Tensor, energy: Tensor, start_energy: Tensor,

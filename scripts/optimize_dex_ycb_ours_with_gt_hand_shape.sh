@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Identity-aware model on S1 test, fitted to the 2D detector's joints with the true shape held.
+# Predicts first where that was not done: meshes, then 2D joints. ./scripts/optimize_dex_ycb_ours_with_gt_hand_shape.sh [key=value ...]
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[ -f out/dex_ycb_given/test_true_shape/predictions.npz ] || run test options/dex_ycb_eval_given.yaml
+[ -f out/dex_ycb_2d_pose/test/predictions.npz ] || run test options/dex_ycb_2d_pose.yaml test.checkpoint=out/dex_ycb_2d_pose/best.pt
+run refine options/dex_ycb_refine_given.yaml "$@"
