@@ -135,6 +135,20 @@ def test_two_processes_match_one(tiny: Path):
         assert logs["two"][key][0] == pytest.approx(logs["one"][key][0], rel=1e-5), key
 
 
+def test_export_metro(tiny: Path, tmp_path: Path):
+    """`export metro_tsv` with an override after --out: rows of all three splits, which hold the tree's right hands once each."""
+    options = write_options(tiny, "export")
+    said = run("export", "metro_tsv", options, "--out", tmp_path / "tsv", "dataset.hands=right").stdout
+    assert [line.split(":")[0] for line in said.splitlines()] == ["train", "val", "test"]
+    keys = [line.split("\t")[0] for split in ("train", "val", "test")
+            for line in (tmp_path / "tsv" / f"{split}.label.tsv").read_text().splitlines()]
+    rights = [path.parent for path in (tiny / "dex_ycb").glob("*/*/meta.yml") if "- right" in path.read_text()]
+    assert len(set(keys)) == len(keys) == sum(len(list(folder.glob("*/color_*.jpg"))) for folder in rights) > 0
+    assert "dataset.hands" in run("export", "metro_tsv", options, "--out", tmp_path / "both", code=2).stderr
+    (tmp_path / "tsv/notes.txt").write_text("not yours")
+    assert "notes.txt" in run("export", "metro_tsv", options, "--out", tmp_path / "tsv", "dataset.hands=right", code=2).stderr
+
+
 def _scalars(folder: Path) -> dict[str, list[float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -152,6 +166,11 @@ def test_help_is_quick():
 WRONG = {
     "unknown command": (["trian", "options/quickstart.yaml"], "invalid choice: 'trian'"),
     "no option file": (["train", "options/quikstart.yaml"], "did you mean options/quickstart.yaml?"),
+    "no file where one is needed": (["train"], "option_file"),
+    "overrides where a file is needed": (["train", "train.lr=1"], "expected an option file before train.lr=1"),
+    "unknown option without a file": (["calibrate", "measurd=1"], "did you mean calibrate.measured?"),
+    "export without a dataset": (["export", "metro_tsv", "options/quickstart_synth.yaml", "--out", "out/none"], "`dataset:`"),
+    "export what": (["export", "metro", "options/quickstart.yaml", "--out", "out/none"], "'metro'"),
     "unknown option": (["train", "options/quickstart.yaml", "train.lrr=1"], "did you mean train.lr?"),
     "wrong value": (["train", "options/quickstart.yaml", "train.batch=many"], "train.batch"),
     "no synth section": (["synth", "options/quickstart.yaml"], "needs a `synth:` section"),

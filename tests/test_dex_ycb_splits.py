@@ -87,6 +87,22 @@ def test_random_split():
     assert set(some[fewer].tolist()) == set(parts["test"][0].tolist()) & set(some.tolist())
 
 
+@pytest.mark.parametrize("people", [8, 10, 16, 61, 160])
+def test_population(people: int):
+    """Synthetic sets of any size: everyone is in one of train, val and test, s1's two test people in test, all three filled."""
+    parts = {split: part("population", split, people, 3, 2) for split in ("train", "val", "test")}
+    assert sorted(person for one in parts.values() for person in one.subjects) == list(range(people))
+    assert {7, 8} & set(range(people)) <= set(parts["test"].subjects)
+    assert {(one.sequences, one.cameras) for one in parts.values()} == {((0, 1, 2), (0, 1))}
+    shares = [len(parts[split].subjects) / people for split in ("train", "val", "test")]
+    assert np.abs(np.array(shares) - [3 / 8, 2 / 8, 3 / 8]).max() < 0.1
+    lengths = np.ones((people, 1), int)
+    keys = every_frame(lengths, 1)
+    for split, one in parts.items():
+        rows, numbers = select("population", split, lengths, 1, **keys)
+        assert keys["subject"][rows].tolist() == list(one.subjects) and numbers.tolist() == list(range(len(rows)))
+
+
 def test_train_and_val_together():
     """train+val is both, in official order of the tree, without numbers."""
     rows, numbers = select("s1", "train+val", LENGTHS, 8, **KEYS)

@@ -6,6 +6,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from options.arguments import arguments
 from options.load import OptionDumper, OptionLoader, dump, load, read_tree
 from utils.errors import InputError
 
@@ -208,3 +209,73 @@ def test_any_yaml_is_options_or_one_line(tmp_path_factory, tree):
         assert math.isfinite(load(path).train.lr)
     except InputError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("command, overrides, expected", [
+    ("calibrate", ["measured=wrist_to_middle_tip:190mm", "n=7", "hand=x.npz", "out=a"],
+     {"calibrate.measured": "wrist_to_middle_tip:190mm", "calibrate.n": 7, "hand": "x.npz", "calibrate.out": "a"}),
+    ("calibrate", ["calibrate.n=7", "seed=3", "train.lr=0.5"], {"calibrate.n": 7, "train.lr": 0.5}),
+    ("refine", ["predictions=p.npz", "solver.iterations=3", "device=cpu"],
+     {"refine.predictions": "p.npz", "refine.solver.iterations": 3, "device": "cpu"}),
+    ("demo", ["input=a.jpg", "method.name=idhand", "crop.pixels=64"],
+     {"demo.input": "a.jpg", "method.name": "idhand", "crop.pixels": 64}),
+    ("check", ["hand=x.npz"], {"hand": "x.npz"}), ("calibrate", [], {"name": "calibrate"}),
+    ("calibrate", ["name=me"], {"name": "me"})])
+def test_commands_without_an_option_file(command, overrides, expected):
+    """Keys of the command's own section may stand bare, nested ones too; others, and dotted ones of other sections, as ever."""
+    options = load(None, overrides, command)
+    for path, value in expected.items():
+        found = options
+        for key in path.split("."):
+            found = getattr(found, key)
+        assert found == value, path
+    assert load(None, [], command).model_copy(update={"name": ""}) == type(options)()
+
+
+def test_dump_without_an_option_file_repeats(write):
+    """What a command without a file was told is, dumped, an option file that says the same."""
+    options = load(None, ["measured=palm_width:84mm", "n=3", "hand=x.npz"], "calibrate")
+    assert load(write("again.yaml", dump(options))) == options
+
+
+@pytest.mark.parametrize("command, override, message", [
+    ("calibrate", "measurd=1", "command line: calibrate.measurd = 1: there is no such option; did you mean calibrate.measured?"),
+    ("refine", "solver.iteration=1", "command line: refine.solver.iteration = 1: there is no such option; "
+     "did you mean refine.solver.iterations?"),
+    ("calibrate", "hnad=x", "command line: hnad = 'x': there is no such option; did you mean hand?"),
+    ("calibrate", "lr=1", "command line: lr = 1: there is no such option; did you mean train.lr?"),
+    ("calibrate", "zzz=1", "command line: zzz = 1: there is no such option; known are name, out, seed"),
+    ("calibrate", "n=many", "command line: calibrate.n = 'many': expected a valid integer"),
+    ("calibrate", "n", "command line: 'calibrate.n': expected key=value"),
+    ("demo", "=x", "command line: '=x': expected key=value")])
+def test_refusals_without_an_option_file(command, override, message):
+    """One line that names the command line, the key and the nearest option, be it of the command's section or of all."""
+    with pytest.raises(InputError) as caught:
+        load(None, [override], command)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words, expected", [
+    ("calibrate measured=a:1mm n=2", (None, ["measured=a:1mm", "n=2"])), ("calibrate", (None, [])),
+    ("calibrate options/x.yaml n=2", ("options/x.yaml", ["n=2"])), ("train options/x.yaml", ("options/x.yaml", [])),
+    ("export metro_tsv options/x.yaml --out here a=1 b.c=2", ("options/x.yaml", ["a=1", "b.c=2"])),
+    ("export metro_tsv options/x.yaml a=1 --out here b.c=2", ("options/x.yaml", ["a=1", "b.c=2"])),
+    ("export --out here metro_tsv options/x.yaml a=1", ("options/x.yaml", ["a=1"]))])
+def test_command_lines(words, expected):
+    """Option file and overrides are found wherever --out stands, and no file is needed where key=value alone will do."""
+    found = arguments(words.split())
+    assert (found.option_file, found.overrides) == expected
+
+
+@pytest.mark.parametrize("words, message", [
+    ("train", "arguments are required: option_file;"), ("train train.lr=3", "expected an option file before train.lr=3"),
+    ("export metro_tsv", "arguments are required: --out, option_file"),
+    ("train options/x.yaml --oops", "unrecognized arguments: --oops"),
+    ("export metro_tsv options/x.yaml --out here oops", "unrecognized arguments: oops"),
+    ("convert mano a.pkl --out b.npz c=d", "unrecognized arguments: c=d"), ("export metro options/x.yaml --out a", "'metro'")])
+def test_wrong_command_lines(words, message, capsys):
+    """Exit code 2 and one line that says what is wanted."""
+    with pytest.raises(SystemExit) as stopped:
+        arguments(words.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in said and said.count("\n") == 1
