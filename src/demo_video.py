@@ -57,7 +57,7 @@ class Frames:
         self._pictures: list[Path] | None = None
         contained = 0.0
         if is_video(source) and self.source.is_file():
-            self._video = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+            self._video = _opened(self.source)
             if not self._video.isOpened():
                 raise InputError(f"{source}: expected a video ({', '.join(VIDEOS)}), found {self.source.stat().st_size} bytes "
                                  "that cannot be opened as one (cut short, or another format); copy or convert it again")
@@ -92,6 +92,16 @@ class Frames:
         if self.read < self.announced - SLACK:
             self.cut_short = (f"{self.source}: the video ends after {self.read} of the {self.announced} frames that it announces"
                               "; what was read is kept; copy it again for the rest")
+
+
+def _opened(path: Path) -> cv2.VideoCapture:
+    """The video, opened or not, without OpenCV's own words on stderr."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _rate(stated: float | None, contained: float, folder: bool) -> Rate:
