@@ -88,7 +88,7 @@ def _by_ruler(options: CalibrateOptions, folder: Path, hand: HandModel) -> str:
     """An identity from measurements and the prior alone: no images, no dataset."""
     if len(options.subjects) > 1:
         raise InputError(f"calibrate.measured: one ruler measures one person, but calibrate.subjects names {options.subjects}")
-    subject = options.subjects[0] if options.subjects else 0
+    subject = options.subjects[0] if options.subjects else options.subject
     identity = _identity(subject, _conditioned(PRIOR, options, hand), options, hand, "ruler", None, 0)
     _write(folder, {subject: identity})
     summary = {"method": "ruler", "measured": options.measured, "hand": hand.info,
@@ -103,7 +103,7 @@ def _conditioned(estimate: Estimate, options: CalibrateOptions, hand: HandModel)
     if estimate.covariance is None:
         raise InputError(f"calibrate.measured: method {options.method} gives no uncertainty to weigh the ruler against; set "
                          "calibrate.method=posterior, joint, views or depth, or measure without predictions")
-    return importlib.import_module("src.ruler").condition(estimate, options.measured, hand)
+    return importlib.import_module("src.ruler").condition(estimate, options.measured, hand, options.measured_sd_mm)
 
 
 def _needs_likelihood(options: CalibrateOptions) -> bool:
@@ -148,7 +148,8 @@ def _selection(options: CalibrateOptions, hand: HandInfo) -> Selection:
     selection = select_people(read_predictions(options.predictions), hand, sequences=options.sequences, subjects=options.subjects,
                               sides=options.sides, confidence=bool(methods & {"top", "weighted"}),
                               shapes=bool(methods & {*MEANS, "posterior"}))
-    few = [subject for subject in selection.wanted if len(selection.people[subject]) < LEAST_IMAGES]
+    least = 1 if options.method == "depth" else LEAST_IMAGES  # one RGB-D frame knows its size
+    few = [subject for subject in selection.wanted if len(selection.people[subject]) < least]
     enough = [subject for subject in selection.wanted if subject not in few]
     if not enough:
         raise InputError(f"{selection.path}: fewer than {LEAST_IMAGES} images of {_listed(few)}; a single image cannot be told "

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from src.joint_fit_options import FitOptions
 from utils.strict import Strict
 
 Count = Annotated[int, Field(ge=1)]
@@ -19,7 +20,17 @@ class CalibrateOptions(Strict):
 
     input: str = Field("", description="photographs, a folder or a video of one person's hand, in place of predictions")
     checkpoint: str | None = Field(None, description="checkpoint that looks at `input`; null = the run's last")
+    boxes: str | None = Field(None, description="input: boxes [left, top, width, height] of hands, json; null = whole pictures")
+    K: str | None = Field(None, description="input: camera matrix, .json or .npy, or a folder of them; null = from fov")
+    fov: float | None = Field(None, gt=0, lt=180, description="input: degrees across the longer side; null = EXIF, else nominal")
+    side: Literal["right", "left"] = Field("right", description="input: which hand it is, where the box does not say")
+    subject: int = Field(1, ge=0, description="input or ruler: number of the person, and name of the identity file")
+    keypoints: str | None = Field(None, description="2D joints for joint, views, depth: predictions file of a 2D network on these "
+                                                    "frames (input: folder of a trained pose2d run); null = predictions itself")
     measured: str | None = Field(None, description="ruler, e.g. wrist_to_middle_tip:190mm,palm_width:84mm; needs no images")
+    measured_sd_mm: float = Field(2.0, gt=0, description="ruler: standard deviation of a length where none is stated (84mm+-1mm)")
+    depth_root: str = Field("", description="depth: folder that the frames' names start from, with the aligned depth pictures")
+    fit: FitOptions = FitOptions()
     predictions: str = Field("", description="predictions file of the images that calibrate (written by `test`)")
     scored: str | None = Field(None, description="predictions file of the frames to be scored; may share no frame with the above")
     allow_scored_frames: bool = Field(False, description="calibrate on scored frames all the same, as the original did")

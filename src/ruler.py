@@ -8,20 +8,19 @@ vertices, so they hold for MANO as for the free hand. The model's wrist joint is
 palm; people find that crease to some millimetres only, which belongs into the stated error.
 """
 import difflib
-import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
-from src.identity import Identity
+from src.calibration_estimate import Estimate
 from utils.errors import InputError
 from utils.hand import HandModel, Posed
 from utils.joints import T21_NAMES
 
-log = logging.getLogger(__name__)
 MEASURES = {
     "wrist_to_middle_tip": "palm up: from the wrist's crease next to the palm to the end of the middle finger (wrist joint to "
                            "the furthest skin of the finger)",
@@ -154,8 +153,8 @@ class Posterior:
     misfit: float
 
 
-def condition(hand: HandModel, measured: list[Measured], mean: np.ndarray | None = None, covariance: np.ndarray | None = None,
-              ) -> Posterior:
+def given(hand: HandModel, measured: list[Measured], mean: np.ndarray | None = None, covariance: np.ndarray | None = None,
+          ) -> Posterior:
     """The shape's Gaussian (mean (10), covariance (10,10); None = the unit Gaussian) given the measurements.
 
     Raises InputError where a length is beyond what the hand model can be.
@@ -199,25 +198,31 @@ def _require_reach(ruler: Ruler, measured: list[Measured]) -> None:
                              f"whose hands have {low:.0f} to {high:.0f} mm; {m.name} is measured so: {MEASURES[m.name]}")
 
 
-def ruler_identity(hand: HandModel, text: str, *, sd_mm: float, subject: int) -> Identity:
-    """The identity of a person who was measured (`calibrate.measured`), from no image at all."""
+def condition(estimate: Estimate, text: str, hand: HandModel, sd_mm: float = 2.0) -> Estimate:
+    """An estimate with a covariance (the prior alone, or what images say) given the lengths of calibrate.measured as well."""
     measured = parse_measured(text, sd_mm)
-    posterior = condition(hand, measured)
-    warn_of_misfit(measured, posterior)
-    return Identity(subject=subject, shape=posterior.mean, hand=hand.info, n=0, method="ruler", covariance=posterior.covariance,
-                    settings={"measured": describe(measured, posterior)}, source=None, frames=None)
+    found = given(hand, measured, estimate.shape, estimate.covariance)
+    slope = _linear(Ruler(hand), found.mean, [m.name for m in measured])[1] / np.array([m.sd_mm for m in measured])[:, None]
+    at = estimate.covariance_at
+
+    def covariance_at(factor: float) -> np.ndarray:
+        """The ruler's information stays the same however many images there are."""
+        after = at(factor)
+        across = after @ slope.T
+        return after - across @ np.linalg.solve(np.eye(len(slope)) + slope @ across, across.T)
+
+    said = _misfit_line(measured, found)
+    lengths = [{"name": m.name, "mm": m.mm, "sd_mm": m.sd_mm, "fit_mm": round(float(fit), 3)}
+               for m, fit in zip(measured, found.fit_mm)]
+    return replace(
+        estimate, shape=found.mean, covariance=found.covariance, cue="ruler" if estimate.n == 0 else f"ruler; {estimate.cue}",
+        covariance_at=None if at is None else covariance_at, settings={**estimate.settings, "lengths": lengths},
+        warnings=(*estimate.warnings, said) if said else estimate.warnings)
 
 
-def describe(measured: list[Measured], posterior: Posterior) -> list[dict[str, float | str]]:
-    """The measurements, for a file: name, mm, sd_mm, fit_mm (of the identity's shape)."""
-    return [{"name": m.name, "mm": m.mm, "sd_mm": m.sd_mm, "fit_mm": round(float(fit), 3)}
-            for m, fit in zip(measured, posterior.fit_mm)]
-
-
-def warn_of_misfit(measured: list[Measured], posterior: Posterior) -> None:
-    """A warning where hardly any person of the model has such lengths together."""
-    from scipy.stats import chi2
-
-    if chi2.sf(posterior.misfit, len(measured)) < UNLIKELY:
-        lines = ", ".join(f"{m.name} {m.mm:.0f} mm (nearest: {fit:.0f})" for m, fit in zip(measured, posterior.fit_mm))
-        log.warning("calibrate.measured: these lengths fit together badly, measure again: %s", lines)
+def _misfit_line(measured: list[Measured], found: Posterior) -> str:
+    """A warning where hardly any person of the model has such lengths together; else empty."""
+    if chi2.sf(found.misfit, len(measured)) >= UNLIKELY:
+        return ""
+    lines = ", ".join(f"{m.name} {m.mm:.0f} mm (nearest: {fit:.0f})" for m, fit in zip(measured, found.fit_mm))
+    return f"the measured lengths fit together, or to the images, badly; measure again: {lines}"

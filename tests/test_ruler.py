@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.ruler import MEASURES, Measured, Ruler, condition, parse_measured, ruler_identity
+from src.calibrate import PRIOR, CalibrateOptions, calibrate
+from src.calibration_estimate import Estimate
+from src.identity import read_identity
+from src.ruler import MEASURES, Measured, Ruler, condition, given, parse_measured
 from utils.errors import InputError
 from utils.hand import HandModel
 
@@ -63,7 +66,7 @@ def test_exact_measurements_are_met(ruler: Ruler):
     """With tiny errors the posterior's hand has the measured lengths, though they are not linear in the shape."""
     for shape in people(4, 1):
         measured = [Measured(name, mm, 0.01) for name, mm in zip(NAMES[:3], lengths(ruler, shape, NAMES[:3]))]
-        posterior = condition(HAND, measured)
+        posterior = given(HAND, measured)
         assert np.allclose(lengths(ruler, posterior.mean, NAMES[:3]), [m.mm for m in measured], atol=0.05)
         assert np.allclose(posterior.fit_mm, [m.mm for m in measured], atol=0.05)
 
@@ -71,7 +74,7 @@ def test_exact_measurements_are_met(ruler: Ruler):
 def test_the_mode_is_the_minimum(ruler: Ruler):
     """The posterior's mean minimises the sum of squares, and its precision is half of that sum's curvature (one measure)."""
     measured = [Measured("palm_width", 95.0, 2.0)]
-    posterior = condition(HAND, measured)
+    posterior = given(HAND, measured)
 
     def cost(shape: np.ndarray) -> float:
         return float(shape @ shape + ((lengths(ruler, shape, ["palm_width"])[0] - 95.0) / 2.0)**2)
@@ -87,13 +90,13 @@ def test_the_mode_is_the_minimum(ruler: Ruler):
 
 
 def test_people_are_recovered_and_intervals_cover(ruler: Ruler):
-    """100 people measured with 2 mm of error: hand length to 2 mm, and the 68 % interval of a coefficient holds 62-74 %."""
+    """60 people measured with 2 mm of error: hand length to 2 mm, and the 68 % interval of a coefficient holds 62-74 %."""
     rng = np.random.default_rng(3)
     names = ["wrist_to_middle_tip", "palm_width", "little_length"]
     inside, errors, spread = [], [], []
-    for shape in people(100, 4):
+    for shape in people(60, 4):
         measured = [Measured(name, mm + rng.normal(0, 2), 2.0) for name, mm in zip(names, lengths(ruler, shape, names))]
-        posterior = condition(HAND, measured)
+        posterior = given(HAND, measured)
         inside.append(np.abs(posterior.mean - shape) < np.sqrt(np.diag(posterior.covariance)))
         errors.append(lengths(ruler, posterior.mean, names)[0] - lengths(ruler, shape, names)[0])
         spread.append(lengths(ruler, shape, names)[0])
@@ -104,11 +107,11 @@ def test_people_are_recovered_and_intervals_cover(ruler: Ruler):
 def test_a_given_prior_is_kept(ruler: Ruler):
     """Conditioning on one measure after the other is conditioning on both; a measure of no weight changes nothing."""
     both = [Measured("wrist_to_middle_tip", 195.0, 2.0), Measured("palm_width", 84.0, 2.0)]
-    first = condition(HAND, both[:1])
-    second = condition(HAND, both[1:], first.mean, first.covariance)
-    together = condition(HAND, both)
+    first = given(HAND, both[:1])
+    second = given(HAND, both[1:], first.mean, first.covariance)
+    together = given(HAND, both)
     assert np.allclose(second.mean, together.mean, atol=0.02) and np.allclose(second.covariance, together.covariance, atol=0.01)
-    nothing = condition(HAND, [Measured("palm_width", 84.0, 1e6)], first.mean, first.covariance)
+    nothing = given(HAND, [Measured("palm_width", 84.0, 1e6)], first.mean, first.covariance)
     assert np.allclose(nothing.mean, first.mean, atol=1e-6)
 
 
@@ -144,20 +147,36 @@ def test_out_of_reach():
     """A length no hand of the model has is refused with the range it has (centimetres taken for millimetres)."""
     with pytest.raises(InputError, match=r"palm_width:840mm is out of reach of the hand model free_hand_right, whose hands have "
                                          r"\d+ to \d+ mm; palm_width is measured so: across"):
-        condition(HAND, [Measured("palm_width", 840.0, 2.0)])
+        given(HAND, [Measured("palm_width", 840.0, 2.0)])
 
 
-def test_measures_that_do_not_fit_together(caplog: pytest.LogCaptureFixture):
+def test_measures_that_do_not_fit_together():
     """A long hand with a child's palm is warned of; a usual pair is not."""
-    ruler_identity(HAND, "wrist_to_middle_tip:190mm,palm_width:87mm", sd_mm=2.0, subject=1)
-    assert not caplog.records
-    ruler_identity(HAND, "wrist_to_middle_tip:205mm,palm_width:65mm", sd_mm=2.0, subject=1)
-    assert "fit together badly" in caplog.text
+    assert not condition(PRIOR, "wrist_to_middle_tip:190mm,palm_width:87mm", HAND).warnings
+    assert "badly; measure again: wrist_to_middle_tip 205 mm (nearest: " in condition(
+        PRIOR, "wrist_to_middle_tip:205mm,palm_width:65mm", HAND).warnings[0]
 
 
-def test_identity_of_a_ruler():
-    """No image, the hand model's name, the measurements with their fit, and a covariance."""
-    identity = ruler_identity(HAND, "wrist_to_middle_tip:190mm", sd_mm=2.0, subject=7)
-    assert (identity.subject, identity.n, identity.method) == (7, 0, "ruler") and identity.hand == HAND.info
-    assert identity.settings["measured"][0]["fit_mm"] == pytest.approx(190, abs=0.2)
-    assert np.linalg.eigvalsh(identity.covariance).min() > 0
+def test_together_with_images():
+    """An estimate from images keeps its frames and number; its covariance shrinks, and never below what the ruler leaves."""
+    wide = np.diag([0.5, *[0.2] * 9])
+    images = Estimate(np.full(10, 0.3), 20, "camera cue", covariance=0.1 * wide, frames=("a",),
+                      covariance_at=lambda factor: (0.1 + 0.9 / factor) * wide)
+    both = condition(images, "wrist_to_middle_tip:200mm+-1mm", HAND)
+    assert both.frames == ("a",) and both.n == 20 and both.cue == "ruler; camera cue"
+    assert (np.diag(both.covariance) <= np.diag(images.covariance) + 1e-12).all()
+    assert both.covariance[0, 0] < 0.25 * images.covariance[0, 0]
+    alone = given(HAND, [Measured("wrist_to_middle_tip", 200.0, 1.0)], both.shape, wide).covariance
+    assert np.allclose(both.covariance_at(1.0), alone, atol=2e-3)
+    assert np.allclose(both.covariance_at(np.inf), both.covariance, atol=2e-3)
+
+
+def test_calibrate_with_a_ruler_alone(tmp_path: Path):
+    """The command without any picture: an identity of no images that names the ruler, its lengths and their fit."""
+    options = CalibrateOptions(measured="wrist_to_middle_tip:190mm", measured_sd_mm=3.0, subject=7)
+    calibrate(options, tmp_path, hand=HAND)
+    identity = read_identity(tmp_path / "7.json", HAND)
+    assert (identity.subject, identity.n, identity.method, identity.cue) == (7, 0, "ruler", "ruler") and identity.frames is None
+    length = identity.settings["lengths"][0]
+    assert length["sd_mm"] == 3 and length["fit_mm"] == pytest.approx(190, abs=0.6)
+    assert np.linalg.eigvalsh(identity.covariance).min() > 0 and identity.mesh_sd_mm > 0
