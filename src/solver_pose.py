@@ -1,6 +1,6 @@
 """The solver's parameters, frames last, and what all its frames share: kinematics, prior of the pose, layout of the Jacobian.
 
-Parameters of a frame, in this order: 3 global rotation (left perturbation), 3 root, 45 finger axis-angles, 10 shape if it is free.
+A frame's parameters, in order: 3 global rotation (left perturbation), 3 root, 45 finger axis-angles, 10 shape if it is free.
 """
 from typing import NamedTuple
 
@@ -43,8 +43,8 @@ class Pose(NamedTuple):
 
 
 def pose_of(state: HandState) -> Pose:
-    """A hand's state, frames last."""
-    fingers = axis_angle_from_matrix(state.rotations[:, 1:]).flatten(1).T.contiguous()
+    """A hand's state, frames last. In float64, so that the start of a frame does not depend on how many there are."""
+    fingers = axis_angle_from_matrix(state.rotations[:, 1:].double()).to(state.rotations.dtype).flatten(1).T.contiguous()
     turn = state.rotations[:, 0].permute(1, 2, 0).contiguous()
     return Pose(turn, state.root.T.contiguous(), fingers, state.shape.T.contiguous())
 
@@ -63,6 +63,7 @@ class Model:
     def __init__(self, hand: HandModel, options: SolverOptions, with_verts: bool, free: bool):
         self.kinematics = Kinematics(hand, "all" if with_verts else ())
         self.hand, self.options, self.free, self.size = hand, options, free, FREE if free else HELD
+        self.width = -(-(self.size + 1) // 4) * 4  # of its matrices: so many numbers begin every one at a full cache line
         self.to = {"device": self.kinematics.device, "dtype": self.kinematics.dtype}
         self.mean = hand.hands_mean.unsqueeze(1)
         self.information = pose_information(hand).to(**self.to)
@@ -74,7 +75,7 @@ class Model:
     def _cells(self, which: Tensor, point: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs of the kinematics, their points, and the places of their three columns in the rows of all points (pairs * 3)."""
         pairs = torch.nonzero(which).squeeze(1)
-        first = point[pairs] * (self.size + 1) + column[pairs]
+        first = point[pairs] * self.width + column[pairs]
         return pairs, point[pairs], (first.unsqueeze(1) + torch.arange(3, device=first.device)).flatten()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.solver_data import HandState, Observations, Solved
-from src.solver_pose import HELD, SHAPE, Model, Pose, state_of
+from src.solver_pose import FREE, HELD, SHAPE, Model, Pose, state_of
 from src.solver_steps import minimise, next_damping, scale
 from src.solver_terms import Terms, terms_of
 
@@ -156,7 +156,8 @@ def _trial(pieces: list[_Piece], shape: Tensor, mean: Tensor, information: Tenso
 
 def _reduce(piece: _Piece, damping: Tensor) -> _Reduced:
     """Frames' normal equations with pose and root eliminated, float64. damping: (p) of the persons."""
-    matrix, gradient = (x.to(_F64) for x in piece.terms.normal(piece.pose))
+    system = piece.terms.normal(piece.pose).to(_F64)
+    matrix, gradient = system[:, :FREE, :FREE], system[:, :FREE, FREE]
     added = damping[piece.person, None] * scale(matrix)
     across = matrix[:, :HELD, SHAPE]
     own = matrix[:, :HELD, :HELD] + torch.diag_embed(added[:, :HELD])

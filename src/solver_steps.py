@@ -21,7 +21,7 @@ def minimise(terms: Terms) -> tuple[Pose, Tensor, Tensor]:
     for _ in range(options.iterations):
         if not len(active):
             break
-        step, promised = damped_step(*terms.normal(pose), damping)
+        step, promised = damped_step(terms.normal(pose), terms.model.size, damping)
         trial = pose.moved(step)
         gain = value - terms.objective(trial)
         good = gain >= 0  # false for NaN and for steps behind the camera
@@ -44,14 +44,22 @@ def _store(best: Pose, rows: Tensor, pose: Pose) -> None:
         target[..., rows] = source
 
 
-def damped_step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Step (n,p) and the gain that the quadratic model promises (n); NaN where there is none. Overwrites the matrix."""
-    added = damping.unsqueeze(1) * scale(matrix)
-    matrix.diagonal(dim1=1, dim2=2).add_(added)
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    step = -torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
+def damped_step(system: Tensor, size: int, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Step (n,p), NaN where there is none, and the gain that the quadratic model promises (n). Overwrites Terms.normal's system.
+
+    Everything is padded to whole cache lines: LAPACK's last bits depend on where in them a matrix begins, that is on its neighbours.
+    """
+    gradient = torch.zeros_like(system[..., :4])
+    gradient[:, :size, 0] = system[:, :size, size]
+    added = damping.unsqueeze(1) * scale(system[:, :size, :size])
+    system[:, size:], system[..., size:] = 0, 0
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    diagonal[:, :size] += added
+    diagonal[:, size:] = 1
+    factor, info = torch.linalg.cholesky_ex(system)
+    step = -torch.cholesky_solve(gradient, factor)[:, :size, 0]
     step = torch.where((info == 0).unsqueeze(1), step, torch.nan)
-    return step, (step * (added * step - gradient)).sum(1)
+    return step, (step * (added * step - gradient[:, :size, 0])).sum(1)
 
 
 def scale(matrix: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The solver's objective and its normal equations: what was measured of some frames, and the priors.
 
-objective = sum of w rho(|pixel error|^2 / sigma^2) + w (depth error / sigma)^2 + w |3D error / sigma|^2 + priors: minus twice the
-logarithm of a density. All tensors are frames last (utils/kinematics.py), joints in H21 order, as the kinematics have them.
+objective = sum of w rho(|pixel error|^2 / sigma^2) + w (depth error / sigma)^2 + w |3D error / sigma|^2 + priors, which is minus
+twice the logarithm of a density. Tensors are frames last (utils/kinematics.py), joints in H21 order, as the kinematics have them.
 """
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Self
 
 import torch
@@ -13,6 +15,23 @@ from src.solver_data import HandState, Observations
 from src.solver_pose import FINGERS, SHAPE, TURN, Model, Pose, pose_of
 from utils.joints import H21_FROM_T21
 from utils.rotation import axis_angle_from_matrix
+
+_LANES = 32  # the CPU's matrix products and sums round full blocks of so many frames alike, whatever their number
+
+
+def _in_full_blocks(method: Callable) -> Callable:
+    """Repeats the last frame up to full blocks: else a frame's last bit, and with it where its steps lead, would depend on the
+    size of the batch, that is on the chunk and on which of its neighbours are done."""
+
+    @wraps(method)
+    def run(self: "Terms", pose: Pose):
+        n = pose.root.shape[-1]
+        if not n % _LANES:
+            return method(self, pose)
+        which = torch.arange(-(-n // _LANES) * _LANES, device=pose.root.device).clamp_max(n - 1)
+        return method(self.rows(which), pose.rows(which))[:n]
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,7 @@ class Terms:
         weights = [w for w in (self.uv_weight, self.depth_weight, self.points_weight, self.verts_weight) if w is not None]
         return torch.stack([(w > 0).flatten(0, -2).any(0) for w in weights]).any(0)
 
+    @_in_full_blocks
     def objective(self, pose: Pose) -> Tensor:
         """(n); infinite where a measured keypoint lies behind its camera, NaN where numbers are no longer finite."""
         points = self._place(pose)
@@ -68,6 +88,7 @@ class Terms:
             total = total + (weight * (points[first:first + len(target)] - target).square().sum(1)).sum(0)
         return total
 
+    @_in_full_blocks
     def energy(self, pose: Pose) -> Tensor:
         """(n): Solved.energy of these frames."""
         points = self._place(pose)
@@ -84,9 +105,11 @@ class Terms:
             count = count + 3 * (weight > 0).sum(0)
         return 1e6 * squares / torch.where(count > 0, count, torch.nan)
 
-    def normal(self, pose: Pose) -> tuple[Tensor, Tensor]:
-        """Normal matrix (n,p,p) and half the objective's gradient (n,p), Gauss-Newton with the robust loss' weights."""
-        size, n = self.model.size, pose.root.shape[-1]
+    @_in_full_blocks
+    def normal(self, pose: Pose) -> Tensor:
+        """Gauss-Newton's normal equations (n,w,w) with the robust loss' weights: of the p parameters, with half the objective's
+        gradient as row and column p; the rest is 0. See Model.width."""
+        n = pose.root.shape[-1]
         placed = self.model.kinematics.place(pose.turn, pose.fingers.view(15, 3, n), pose.shape, True, self.model.free)
         points = placed.points + pose.root
         total = None
@@ -94,9 +117,8 @@ class Terms:
             rows = self._rows(rays, error, first, placed.blocks, placed.shapes).permute(2, 0, 1).contiguous()
             square = rows.transpose(1, 2) @ rows
             total = square if total is None else total.add_(square)
-        matrix, gradient = total[:, :size, :size], total[:, :size, size]
-        self._add_priors(pose, matrix, gradient)
-        return matrix, gradient
+        self._add_priors(pose, total, total[..., self.model.size])
+        return total
 
     def _linear(self, points: Tensor) -> list[tuple[Tensor, Tensor, int]]:
         """Weighted measurements: (rays, error (m,points,n), first point). rays (m,3,points,n): change of the measurement by the
@@ -117,10 +139,10 @@ class Terms:
         return found
 
     def _rows(self, rays: Tensor, error: Tensor, first: int, blocks: Tensor, shapes: Tensor | None) -> Tensor:
-        """Jacobian and, as its last column, the error of one kind of measurement: (rows, parameters + 1, n)."""
+        """Jacobian of one kind of measurement, and its error as column p: (rows, w, n)."""
         pairs, of_point, cells = self.model.verts if first else self.model.joints
         kinds, count, n = error.shape
-        size, blocks = self.model.size, blocks[pairs]
+        size, width, blocks = self.model.size, self.model.width, blocks[pairs]
         if rays.dim() == 2:
             values = (blocks * rays[of_point][:, None, None]).transpose(0, 1)
             by_root = torch.eye(3, **self.model.to)[:, None, :, None] * rays[None, :, None]
@@ -129,9 +151,9 @@ class Terms:
             values = near[:, 0] * blocks[:, 0]
             values.addcmul_(near[:, 1], blocks[:, 1]).addcmul_(near[:, 2], blocks[:, 2])
             by_root = rays.transpose(1, 2)
-        out = blocks.new_zeros(kinds, count * (size + 1), n)
+        out = blocks.new_zeros(kinds, count * width, n)
         out.index_copy_(1, cells, values.reshape(kinds, -1, n))
-        out = out.view(kinds, count, size + 1, n)
+        out = out.view(kinds, count, width, n)
         out[:, :, 3:6], out[:, :, size] = by_root, error
         if shapes is not None:
             shapes = shapes[first:first + count].transpose(0, 1)  # (3,points,10,n)
