@@ -21,7 +21,7 @@ from utils.files import read_json, require_file, write_json
 from utils.hand import HandModel
 from utils.predictions import Predictions, read_predictions
 from utils.report import ReportRun, write_report
-from utils.results import compare, read_scores, results_table, write_readme_table
+from utils.results import compare, ratio, read_scores, results_table, write_readme_table
 from utils.score import Scores
 from utils.score_metrics import CAMERA_METRICS, METRICS
 from utils.strict import Strict
@@ -44,6 +44,9 @@ class ReportOptions(Strict):
     reference: str | None = Field(None, description="label of the run that the others are compared with, frame by frame")
     full_gain: str | None = Field(None, description="label of the run whose gain over the reference counts as all of it")
     metric: str = Field("mpvpe_mm", description="metric of the comparison; K + identity/depth_mm, say, is one in the camera")
+    ratios: dict[str, tuple[str, str, str, str]] = Field(
+        default_factory=dict, description="name -> [run, metric, run, metric]: ratio of means on the same frames, paired; say "
+                                          "[refined, K + identity/depth_mm, refined, K/depth_mm]")
     curve: str | None = Field(None, description="curve.json of a calibration")
     stages: str | None = Field(None, description="text file of `stage seconds` lines")
     readme: str | None = Field(None, description="README whose results table is rewritten between its markers")
@@ -121,6 +124,8 @@ def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]
         summary["differences"] = _differences(options, runs)
         if options.full_gain is not None:
             summary["recovered"] = _recovered(options, summary["differences"])
+    if options.ratios:
+        summary["ratios"] = _ratios(options, runs)
     if options.stages is not None:
         summary["seconds"] = read_stages(options.stages)
     return summary | {"protocol": next(iter(runs.values())).summary["protocol_line"], "metric": options.metric,
@@ -137,6 +142,15 @@ def _differences(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, A
             found = compare(scores, runs[options.reference], options.metric, options.bootstrap)
             out[label] = {"minus": options.reference, "mean": found.mean, "ci95": list(found.ci95),
                           "ci95_frames": list(found.ci95_frames)}
+    return out
+
+
+def _ratios(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]:
+    out = {}
+    for name, (one, metric, other, metric_b) in options.ratios.items():
+        if unknown := [label for label in (one, other) if label not in runs]:
+            raise InputError(f"report.ratios.{name}: no run is called {unknown[0]}; there are {', '.join(runs)}")
+        out[name] = ratio(runs[one], runs[other], metric, options.bootstrap, metric_b=metric_b).as_dict()
     return out
 
 
@@ -212,6 +226,9 @@ def comparison_lines(summary: dict[str, Any]) -> list[str]:
                      f"{people}, by frame {frames}")
     for label, share in summary.get("recovered", {}).items():
         lines.append(f"{label} recovers {100 * share:.0f} % of the gain")
+    for name, found in summary.get("ratios", {}).items():
+        low, high = found["ci95"]
+        lines.append(f"{name}: ratio {found['mean']:.3f} [{low:.3f}, {high:.3f}], 95 % by person and frame, n = {found['n']:,}")
     if "seconds" in summary:
         lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
     return lines

@@ -9,7 +9,7 @@ from eval_cases import toy_hand, write_file
 
 from src.camera_space import KeypointsFile, camera_scores, keypoints_of, load_camera_identities, place, shapes_by_protocol
 from src.identity import Identity, write_identity
-from src.summary import ReportOptions, mean_over_files, summarise
+from src.summary import ReportOptions, comparison_lines, mean_over_files, summarise
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.predictions import Predictions, PredictionsWriter, read_predictions
@@ -200,7 +200,7 @@ def test_scores_in_the_camera_on_disk_and_in_tables(scored, tmp_path):
 
 
 def test_scores_in_the_camera_are_averaged_over_files(scored):
-    """Two files of one run: protocols averaged frame by frame; the report's metric may be one of a protocol's."""
+    """Two files of one run: protocols averaged frame by frame; the report's metric and ratios may be of protocols."""
     other = Scores(scored.summary, scored.samples, scored.joint_errors_mm, scored.name, scored.subject,
                    {key: 3 * value for key, value in scored.camera.items()})
     mean = mean_over_files([scored, other], 100)
@@ -209,5 +209,11 @@ def test_scores_in_the_camera_are_averaged_over_files(scored):
     summary = summarise(ReportOptions(metric="K/depth_mm", reference="one"), {"one": scored, "mean": mean})
     assert summary["differences"]["mean"]["mean"] == pytest.approx(expected / 2)
     assert summary["mean"]["ci95"] == mean.summary["camera"]["K"]["depth_mm"]["ci95"]
+    ratios = {"thrice": ("mean", "K/depth_mm", "one", "K/depth_mm")}
+    summary = summarise(ReportOptions(ratios=ratios), {"one": scored, "mean": mean})
+    assert summary["ratios"]["thrice"]["mean"] == pytest.approx(2) and summary["ratios"]["thrice"]["n"] == 12
+    assert comparison_lines(summary)[0].startswith("thrice: ratio 2.000 [2.000, 2.000], 95 % by person")
+    with pytest.raises(InputError, match="report.ratios.thrice: no run is called mean; there are one"):
+        summarise(ReportOptions(ratios=ratios), {"one": scored})
     with pytest.raises(InputError, match="report.metric = K/nothing: expected one of mpjpe_mm, .*<protocol>/<one of camera_"):
         summarise(ReportOptions(metric="K/nothing"), {"one": scored})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.bootstrap import intervals, paired_ratio
-from utils.score_metrics import CAMERA_METRICS, METRICS, digits, heading
+from utils.score_metrics import CAMERA_METRICS, digits, heading
 
 PROTOCOLS = ("K", "K + identity", "K + true shape")
 PREDICTED_ROOT = "predicted root"
@@ -72,14 +72,13 @@ def ratio_lines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 
 def keypoint_lines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """By which keypoints each run's hands were placed, and how many frames could not be."""
-    lines = []
+    """By which keypoints each run's hands were placed, and how many frames could not be; runs of the same words together."""
+    labels: dict[str, list[str]] = {}
     for label, summary in runs:
-        told = summary.get("camera_keypoints")
-        if told:
-            lines.append(f"{label}: placed by {told['source']}" + "".join(f"; {p}: {line}" for p, line in told["faults"].items())
-                         + ".")
-    return lines
+        if told := summary.get("camera_keypoints"):
+            faults = "".join(f"; {protocol}: {line}" for protocol, line in told["faults"].items())
+            labels.setdefault(f"placed by {told['source']}{faults}.", []).append(label)
+    return [f"{', '.join(who)}: {line}" for line, who in labels.items()]
 
 
 def interval_text(found: Mapping[str, Any] | None, key: str) -> str:
@@ -88,8 +87,3 @@ def interval_text(found: Mapping[str, Any] | None, key: str) -> str:
         return "–"
     places, (low, high) = digits(key), found["ci95"]
     return f"{found['mean']:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
-
-
-def better_is_lower(key: str) -> bool:
-    """Also of a metric by protocol ("K/depth_mm")."""
-    return METRICS[key.rpartition("/")[2]].lower
