@@ -47,7 +47,7 @@ def _store(best: Pose, rows: Tensor, pose: Pose) -> None:
 def damped_step(system: Tensor, size: int, damping: Tensor) -> tuple[Tensor, Tensor]:
     """Step (n,p), NaN where there is none, and the gain that the quadratic model promises (n). Overwrites Terms.normal's system.
 
-    Everything is padded to whole cache lines: LAPACK's last bits depend on where in them a matrix begins, that is on its neighbours.
+    Padded to whole cache lines: LAPACK's last bits depend on where in them a matrix begins, that is on its neighbours.
     """
     gradient = torch.zeros_like(system[..., :4])
     gradient[:, :size, 0] = system[:, :size, size]
