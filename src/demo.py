@@ -18,6 +18,7 @@ from src.demo_camera import CameraSource
 from src.demo_hand import Crop, Keypoints, View, evaluating, held, look, shown, write_mesh
 from src.demo_input import HandBox, boxes_of, list_pictures, read_boxes, read_picture
 from src.demo_numbers import picture_numbers
+from src.demo_refine import refined
 from src.demo_track import TrackOptions, show_track
 from src.demo_video import is_video
 from src.identity import Identity, read_identity
@@ -118,7 +119,8 @@ def _picture(run: _Run, path: Path, folder: Path, name: str) -> int:
     camera = run.cameras.camera(path, *picture.shape[:2])
     boxes = boxes_of(run.boxes, path)
     seen = [look(run.view, path, picture, camera.K, box) for box in ([None] if boxes is None else boxes)]
-    hands = [shown(run.view, held(run.view, one, path) if run.view.holds else one) for one in seen]
+    seen = [held(run.view, one, path) if run.view.holds else one for one in seen]
+    hands = [shown(run.view, refined(run.view, one, path) if run.options.refine else one) for one in seen]
     drawn = picture
     for one in sorted(hands, key=lambda h: -h.root[2]):  # far to near
         drawn = overlay(drawn, one.verts + one.root, one.faces, camera.K, alpha=run.options.alpha)

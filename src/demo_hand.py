@@ -71,6 +71,8 @@ class View:
 class Seen(NamedTuple):
     """A right hand in the camera of the (mirrored) picture; float64, metres, verts (778,3) and joints (21,3) about the wrist.
 
+    root (3) · rotations (16,3,3) · shape (10) · shape_cov (10,10) · uv (21,2) pixels of the (mirrored) picture, uv_confidence (21);
+    uv_pixel: size of a pixel of their crop in the picture. What nobody predicts is None.
     """
 
     side: str
@@ -87,6 +89,8 @@ class Seen(NamedTuple):
     confidence: float | None
     uv: Tensor | None = None
     uv_confidence: Tensor | None = None
+    uv_pixel: float = 1.0
+    pose_source: str = PREDICTED
 
     @property
     def absolute(self) -> np.ndarray:
@@ -129,17 +133,18 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     _require_finite(answer, where, view.checkpoint or "")
     verts, joints, root, rotations, shape, cov = (None if part is None else part[0].double() for part in (
         answer.verts, answer.joints, answer.root, answer.rotations, answer.shape, answer.shape_cov))
-    uv, uv_confidence = _keypoints(view, where, picture, K, box, side, (answer, cut))
+    keypoints = _keypoints(view, where, picture, K, box, side, (answer, cut))
     place = torch.zeros(3, dtype=torch.float64) if root is None else root
     seen = Seen(side, cut, box, verts, joints, place, PREDICTED, rotations, shape,
                 None if shape is None else TOLD if view.told else PREDICTED, cov,
-                None if answer.confidence is None else float(answer.confidence[0]), uv, uv_confidence)
+                None if answer.confidence is None else float(answer.confidence[0]), *keypoints)
     return placed(seen) if root is None else seen
 
 
 def _keypoints(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None, side: str,
-               first: tuple[Prediction, Cut]) -> tuple[Tensor | None, Tensor | None]:
-    """2D joints (21,2) in the (mirrored) picture with confidence (21): the second network's, else the method's own, else None."""
+               first: tuple[Prediction, Cut]) -> tuple[Tensor | None, Tensor | None, float]:
+    """2D joints (21,2) in the (mirrored) picture, confidence (21), and the size of the crop's pixels: of the second network, else
+    the method's own, else None."""
     answer, cut = first
     if view.keypoints is not None:
         crop = view.keypoints.crop
@@ -149,10 +154,10 @@ def _keypoints(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box:
             raise InputError("demo.keypoints: this model predicts no 2D joints; name the run of one that does (method pose2d)")
         _require_finite(answer, where, "of demo.keypoints")
     if answer.joints_uv is None:
-        return None, None
+        return None, None, 1.0
     back = invert_affine(torch.from_numpy(cut.crop_from_image))
     confidence = torch.ones(21) if answer.uv_confidence is None else answer.uv_confidence[0]
-    return transform_uv(back, answer.joints_uv[0].double()), confidence.double()
+    return transform_uv(back, answer.joints_uv[0].double()), confidence.double(), float(back[0, 0])
 
 
 def _require_finite(answer: Prediction, where: Path, checkpoint: str) -> None:

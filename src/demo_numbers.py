@@ -30,7 +30,7 @@ def hand_numbers(shown: ShownHand, file: str | None) -> dict[str, Any]:
         "joints": dict(zip(T21_NAMES, shown.joints.tolist())),
         "rotations": None if shown.rotations is None else shown.rotations.tolist(),
         "shape": None if seen.shape is None else seen.shape.tolist(), "shape_source": seen.shape_source,
-        "confidence": seen.confidence}
+        "pose_source": seen.pose_source, "confidence": seen.confidence}
 
 
 def models(view: View, identity_file: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from src.demo_camera import CameraSource
 from src.demo_hand import PREDICTED, Seen, ShownHand, View, held, look, posed, shown, write_mesh
 from src.demo_input import HandBox, boxes_of, names_of
 from src.demo_numbers import AXES, hand_numbers, models
+from src.demo_refine import refined
 from src.demo_video import Frame, Frames, VideoOut, video_out
 from src.jitter import bone_lengths_mm, hand_lengths_mm, jitter, spread_mm
 from src.one_euro import POINT_UNIT_M, OneEuro, OneEuroOptions
@@ -34,11 +35,12 @@ Boxes = Mapping[str, list[HandBox]] | list[HandBox] | None
 
 
 class TrackOptions(Strict):
-    """How the frames of a track become one motion (part of `demo:` of an option file)."""
+    """How hands are fitted, and the frames of a track become one motion (part of `demo:` of an option file)."""
 
     smooth: Literal["none", "one_euro"] = Field("one_euro", description="tracks: filter over time, after each frame alone")
     one_euro: OneEuroOptions = OneEuroOptions()
     fps: float | None = Field(None, gt=0, le=1000, description="frames per second; null = the video's own, 30 for a folder")
+    refine: bool = Field(False, description="fit pose and place to the 2D keypoints, with the shape as it is")
     meshes: bool | None = Field(None, description="write PLYs; null = for pictures, not for the frames of a track")
 
 
@@ -81,6 +83,8 @@ class _Follower:
         if self.view.holds:
             kinds["identity's shape"] = held(self.view, own, where)
         for kind, seen in kinds.items():
+            if self.options.refine:
+                seen = refined(self.view, seen, where)
             self._note(kind, "unfiltered", seen)
             if self.options.smooth == "one_euro":
                 seen = self._smoothers[kind](seen, seconds)

@@ -10,6 +10,7 @@ import torch
 
 from src.demo import DemoOptions, demo
 from src.demo_hand import BY_BOX, BY_KEYPOINTS, HELD, PREDICTED, Keypoints
+from src.demo_refine import REFINED
 from src.demo_video import Frames, video_out
 from src.identity import Identity, write_identity
 from tests.demo_cases import CPU, HAND, HEIGHT, WIDTH, CropLike, K, box_of, iou, save, save_json, silhouette
@@ -170,6 +171,22 @@ def test_keypoints_place_the_hand(clip, tmp_path, pictures):
             np.testing.assert_allclose(line["hands"][0]["root"], truth.root, atol=1e-4)
     with pytest.raises(InputError, match="demo.keypoints: this model predicts no 2D joints"):
         shown(options, tmp_path / "no", NoisyOracle(TRUTHS), keypoints=Keypoints(NoisyOracle(TRUTHS), CropLike()))
+
+
+def test_refined_to_keypoints(clip, identity, tmp_path):
+    """Noisy rotations, true 2D joints and the true shape: fitted hands are nearer to the truth than predicted ones, in pose and
+    place, and say so; without 2D joints one line refuses."""
+    errors = []
+    for refine in (False, True):
+        options = {**clip, "identity": identity, "smooth": "none", "refine": refine}
+        lines = shown(options, tmp_path / str(refine), NoisyOracle(TRUTHS, 0.08, uv=True))[1]
+        hands = [line["hands"][0] for line in lines]
+        assert {hand["pose_source"] for hand in hands} == {REFINED if refine else PREDICTED}
+        joints = [np.array(list(hand["joints"].values())) + hand["root"] for hand in hands]
+        errors.append(np.mean([np.linalg.norm(j - (t.joints + t.root).numpy(), axis=1).mean() for j, t in zip(joints, TRUTHS)]))
+    assert errors[1] < errors[0] * 0.7
+    with pytest.raises(InputError, match="demo.refine fits to 2D keypoints, and there are none"):
+        shown({**clip, "refine": True}, tmp_path / "no", NoisyOracle(TRUTHS))
 
 
 def test_video_that_ends_early(clip, tmp_path):
