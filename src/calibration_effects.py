@@ -7,6 +7,7 @@ covariance (src/calibration_likelihood.py). mu has no prior here. Precisions add
 recordings are eliminated one by one, the rest is one system of 10 (1 + sequences + cameras) unknowns.
 """
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from scipy import linalg
@@ -29,18 +30,25 @@ class Effects:
         """(10,10) all that one image shares with others of its kind."""
         return self.sequence + self.camera + self.recording
 
+    @cached_property
     def precisions(self) -> dict[str, np.ndarray]:
         """Inverses, by name."""
         return {f.name: np.linalg.inv(getattr(self, f.name) + TINY * np.eye(SIZE)) for f in fields(self)}
 
+    @cached_property
+    def log_precisions(self) -> dict[str, float]:
+        """Logarithms of their determinants."""
+        return {name: float(np.linalg.slogdet(value)[1]) for name, value in self.precisions.items()}
+
 
 @dataclass(frozen=True)
 class Images:
-    """One person's images: means (n,10), roots S (n,10,10) symmetric, and ids from 0 of each one's sequence, camera,
-    recording."""
+    """One person's images: means (n,10), roots S (n,10,10) symmetric with their inverses, and ids from 0 of each one's sequence,
+    camera, recording."""
 
     means: np.ndarray
     roots: np.ndarray
+    inverse_roots: np.ndarray
     sequence: np.ndarray
     camera: np.ndarray
     recording: np.ndarray
@@ -48,10 +56,15 @@ class Images:
     def __len__(self) -> int:
         return len(self.means)
 
+    @cached_property
+    def log_scale(self) -> float:
+        """Logarithm of the product of the squared determinants of the inverse roots."""
+        return 2 * float(np.linalg.slogdet(self.inverse_roots)[1].sum())
+
     def take(self, rows: np.ndarray) -> "Images":
         """Some of them, ids numbered anew."""
         ids = [np.unique(which[rows], return_inverse=True)[1] for which in (self.sequence, self.camera, self.recording)]
-        return Images(self.means[rows], self.roots[rows], *ids)
+        return Images(self.means[rows], self.roots[rows], self.inverse_roots[rows], *ids)
 
 
 def groups_of(names: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,16 +99,15 @@ class System:
 
 def system(images: Images, effects: Effects) -> System:
     """Set up the normal equations of one person."""
-    precisions = effects.precisions()
-    inverse = np.linalg.inv(images.roots)
-    of_image = inverse @ precisions["image"] @ inverse
+    precisions = effects.precisions
+    of_image = images.inverse_roots @ precisions["image"] @ images.inverse_roots
     recordings, first = np.unique(images.recording, return_index=True)
     precision, mean = np.zeros((len(recordings), SIZE, SIZE)), np.zeros((len(recordings), SIZE))
     np.add.at(precision, images.recording, of_image)
-    np.add.at(mean, images.recording, np.einsum("nij,nj->ni", of_image, images.means))
+    np.add.at(mean, images.recording, (of_image @ images.means[..., None])[..., 0])
     leaves = np.linalg.inv(precisions["recording"] + precision)
     kept = precision - precision @ leaves @ precision  # precision of mu + v + w as this recording has it
-    right = mean - np.einsum("nij,njk,nk->ni", precision, leaves, mean, optimize=True)
+    right = mean - (precision @ (leaves @ mean[..., None]))[..., 0]
     sequences, cameras = images.sequence.max() + 1, images.camera.max() + 1
     unknowns = np.stack([np.zeros(len(recordings), int), 1 + images.sequence[first], 1 + sequences + images.camera[first]], 1)
     count = 1 + sequences + cameras
@@ -150,26 +162,25 @@ def moments(images: Images, effects: Effects) -> Moments:
     spread = blocks[a, :, b].sum((1, 2))  # covariance of mu + v + w, by recording
     centre = solution[found.unknowns].sum(1)
     shrink = found.leaves @ found.precision
-    recording = np.einsum("nij,nj->ni", found.leaves, found.mean - np.einsum("nij,nj->ni", found.precision, centre))
+    recording = (found.leaves @ (found.mean - (found.precision @ centre[..., None])[..., 0])[..., None])[..., 0]
     sums["recording"] = (found.leaves + shrink @ spread @ shrink.transpose(0, 2, 1)).sum(0) + recording.T @ recording
     counts["recording"] = len(recording)
     keep = np.eye(SIZE) - shrink
     around = keep @ spread @ keep.transpose(0, 2, 1) + found.leaves
     residual = images.means - (centre + recording)[images.recording]
     inner = around[images.recording] + residual[:, :, None] * residual[:, None, :]
-    back = np.linalg.inv(images.roots)
-    sums["image"], counts["image"] = (back @ inner @ back).sum(0), len(images)
+    sums["image"], counts["image"] = (images.inverse_roots @ inner @ images.inverse_roots).sum(0), len(images)
     return Moments(sums, counts, _loglik(images, effects, found, factor, solution))
 
 
 def _loglik(images: Images, effects: Effects, found: System, factor: np.ndarray, solution: np.ndarray) -> float:
     """Restricted log-likelihood of one person's images, up to a constant that depends on their number alone."""
-    precisions = {name: np.linalg.slogdet(value)[1] for name, value in effects.precisions().items()}
+    precisions = effects.log_precisions
     sequences = images.sequence.max() + 1
     logdet = (sequences * precisions["sequence"] + (len(solution) - 1 - sequences) * precisions["camera"]
-              + len(found.leaves) * precisions["recording"] + np.linalg.slogdet(found.of_image)[1].sum()
+              + len(found.leaves) * precisions["recording"] + len(images) * precisions["image"] + images.log_scale
               + np.linalg.slogdet(found.leaves)[1].sum() - 2 * np.log(np.diag(factor)).sum())
-    quadratic = (np.einsum("ni,nij,nj->", images.means, found.of_image, images.means, optimize=True)
-                 - np.einsum("ni,nij,nj->", found.mean, found.leaves, found.mean, optimize=True)
+    quadratic = (((found.of_image @ images.means[..., None])[..., 0] * images.means).sum()
+                 - ((found.leaves @ found.mean[..., None])[..., 0] * found.mean).sum()
                  - found.right @ solution.ravel())
     return 0.5 * float(logdet - quadratic)

@@ -40,8 +40,8 @@ _REMEDY = "fit it again: run.py calibrate with calibrate.validation"
 class Likelihood:
     """offset (10) · slope (10,10) · person (10,10): covariance of u · effects · power of the stated covariance · typical (10,10)
     stated covariance, None where the network states none · gate: squared Mahalanobis distance beyond which an image is rejected ·
-    mixed: how much one held-out person's images looked like two people's at most (src/calibration_mixed.py) · people: subjects it
-    was fitted to · hand {name, sha256} · source: their predictions · choice: how it was chosen."""
+    mixed: (n, how much n images of one held-out person looked like two people's at most), see src/calibration_mixed.py, · people:
+    subjects it was fitted to · hand {name, sha256} · source: their predictions · choice: how it was chosen."""
 
     offset: np.ndarray
     slope: np.ndarray
@@ -54,7 +54,7 @@ class Likelihood:
     hand: dict[str, str]
     source: dict[str, Any]
     choice: dict[str, Any]
-    mixed: float = 0.0
+    mixed: tuple[tuple[int, float], ...] = ()
 
     def images(self, person: Person) -> Images:
         """A person's images, ready for the mixed model; images without a stated covariance count as typical ones."""
@@ -77,12 +77,13 @@ def posterior_of(offset: np.ndarray, slope: np.ndarray, person: np.ndarray, mean
 def images_of(person: Person, power: float, typical: np.ndarray | None) -> Images:
     """Answers, roots of the stated covariances to `power`, and groups by folder."""
     if power == 0:
-        roots = np.broadcast_to(np.eye(SIZE), (len(person), SIZE, SIZE))
+        roots = inverse = np.broadcast_to(np.eye(SIZE), (len(person), SIZE, SIZE))
     else:
         stated = person.covariances if person.covariances is not None else np.broadcast_to(typical, (len(person), SIZE, SIZE))
         values, vectors = np.linalg.eigh(stated)
-        roots = (vectors * np.maximum(values, 1e-12)[:, None] ** (power / 2)) @ vectors.transpose(0, 2, 1)
-    return Images(person.shapes.astype(np.float64), roots, *groups_of(person.names))
+        values = np.maximum(values, 1e-12)[:, None]
+        roots, inverse = ((vectors * values ** (sign * power / 2)) @ vectors.transpose(0, 2, 1) for sign in (1, -1))
+    return Images(person.shapes.astype(np.float64), roots, inverse, *groups_of(person.names))
 
 
 def fit_likelihood(people: list[Person], hand: HandInfo, source: dict[str, Any]) -> Likelihood:
@@ -116,7 +117,7 @@ def _fit_effects(people: list[Person], typical: np.ndarray | None) -> tuple[floa
     for power in POWERS if typical is not None else (0.0,):
         images = [images_of(person, power, typical) for person in people]
         thin = [_thinned(some, SEQUENCES // 2) for some in images]
-        effects, loglik = fit_effects(thin, _start(thin), ITERATIONS // 2)
+        effects, loglik = fit_effects(thin, start_effects(thin), ITERATIONS // 4)
         found[power], tried[f"{power:g}"] = (images, effects), loglik
     power = max(found, key=lambda p: tried[f"{p:g}"])
     images, effects = found[power]
@@ -130,11 +131,11 @@ def _thinned(images: Images, sequences: int) -> Images:
     return images.take(np.flatnonzero(np.isin(images.sequence, np.linspace(0, count - 1, min(count, sequences)).round())))
 
 
-def _start(images: list[Images]) -> Effects:
+def start_effects(images: list[Images]) -> Effects:
     """A quarter of the images' spread about their people's mean for each level."""
     residual = np.concatenate([some.means - some.means.mean(0) for some in images])
     spread = residual.T @ residual / len(residual) / 4 + 1e-4 * np.eye(SIZE)
-    back = np.linalg.inv(np.concatenate([some.roots for some in images]).mean(0))
+    back = np.concatenate([some.inverse_roots for some in images]).mean(0)
     return Effects(spread, spread, spread, back @ spread @ back)
 
 
@@ -144,7 +145,7 @@ def fit_effects(images: list[Images], effects: Effects, iterations: int) -> tupl
     for _ in range(iterations):
         found = [moments(some, effects) for some in images]
         loglik = sum(one.loglik for one in found)
-        if loglik - last < 1e-4 * sum(map(len, images)) and np.isfinite(last):
+        if loglik - last < 5e-5 * sum(map(len, images)) and np.isfinite(last):
             break
         last = loglik
         effects = Effects(**{f.name: sum(one.sums[f.name] for one in found) / sum(one.counts[f.name] for one in found)
@@ -232,4 +233,4 @@ def read_likelihood(path: str | Path, hand: HandInfo) -> Likelihood:
     return Likelihood(numbers(value["offset"], SIZE), numbers(value["slope"], *square), numbers(value["person"], *square),
                       effects, float(value["power"]), None if value["typical"] is None else numbers(value["typical"], *square),
                       float(value["gate"]), tuple(value["people"]), value["hand"], value["source"], value["choice"],
-                      float(value["mixed"]))
+                      tuple((int(n), float(most)) for n, most in value["mixed"]))

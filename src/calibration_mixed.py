@@ -3,8 +3,8 @@
 Units are sequences (or single images, where there are fewer than four sequences). The statistic is the logarithm of how much
 likelier the units are as two people than as one, at the best of many ways to divide them. As a best it is above zero for one
 person too, so it is judged against one-person folders drawn from the likelihood with the very same units: in standard
-deviations above their mean, with the share p of them that reach it. Before warning it must also exceed what the held-out people
-showed, since the likelihood is not perfect either.
+deviations above their mean, with the share p of them that reach it. Before warning it must also exceed what any held-out person
+showed with as many images or more, since the likelihood is not perfect either, which more images show more clearly.
 """
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ DRAWS = 200
 SPLITS = 20  # places to divide, along each direction
 DIRECTIONS = 3
 LEAST_UNITS = 4
+COUNTS = (20, 60)  # images with which the held-out people are tried, and with all
 P_LIMIT = 0.01
 
 
@@ -29,9 +30,9 @@ class Mixture(NamedTuple):
     ratio: float
     smaller: np.ndarray
 
-    def suspect(self, likelihood: Likelihood) -> bool:
-        """Whether to warn."""
-        return self.p <= P_LIMIT and self.deviations > likelihood.mixed
+    def suspect(self, limit: float) -> bool:
+        """Whether to warn. limit: `limit_of` as many images."""
+        return self.p <= P_LIMIT and self.deviations > limit
 
 
 def mixture(images: Images, likelihood: Likelihood, seed: int = 0) -> Mixture | None:
@@ -51,6 +52,22 @@ def mixture(images: Images, likelihood: Likelihood, seed: int = 0) -> Mixture | 
         member = ~member
     return Mixture(float((ratios[0] - alone.mean()) / alone.std()), float((1 + (alone >= ratios[0]).sum()) / (1 + DRAWS)),
                    float(ratios[0]), member[unit])
+
+
+def held_out_limits(people: list[Images], likelihood: Likelihood, seed: int = 0) -> tuple[tuple[int, float], ...]:
+    """(n, the most deviations that any of these people, each alone, shows with n images), for rising n."""
+    generator, largest = np.random.default_rng(seed), max(map(len, people))
+    limits = []
+    for n in [n for n in COUNTS if n < largest] + [largest]:
+        some = [images.take(generator.permutation(len(images))[:n]) for images in people]
+        found = [mixture(images, likelihood) for images in some]
+        limits.append((n, max((one.deviations for one in found if one is not None), default=0.0)))
+    return tuple(limits)
+
+
+def limit_of(likelihood: Likelihood, count: int) -> float:
+    """Deviations that held-out people reach with `count` images, or the next larger number that was tried."""
+    return next((most for n, most in likelihood.mixed if n >= count), likelihood.mixed[-1][1] if likelihood.mixed else 0.0)
 
 
 def _units(images: Images, unit: np.ndarray, likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray]:

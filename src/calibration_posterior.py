@@ -14,11 +14,10 @@ import numpy as np
 
 from src.calibrate_options import CalibrateOptions
 from src.calibration_basis import mesh_gram, rest_mesh_basis
-from src.calibration_draws import orders_of_draw
 from src.calibration_effects import Images, person_mean, total_covariance
 from src.calibration_estimate import CAMERA_CUE, Estimate, Estimator
 from src.calibration_likelihood import Likelihood, fit_likelihood, read_likelihood
-from src.calibration_mixed import mixture
+from src.calibration_mixed import held_out_limits, limit_of, mixture
 from src.calibration_people import Person, Selection, select_people
 from utils.errors import InputError
 from utils.hand import HandModel
@@ -26,7 +25,6 @@ from utils.predictions import read_predictions
 
 log = logging.getLogger(__name__)
 ROUNDS = 6  # of rejecting outliers and looking again
-MIXED_IMAGES = 20
 
 
 def posterior_estimator(likelihood: Likelihood, hand: HandModel, *, check: bool = False) -> Estimator:
@@ -101,7 +99,9 @@ def likelihood_of(options: CalibrateOptions, hand: HandModel, selection: Selecti
                                  confidence=False)
         source = {"predictions": str(held_out.path), **{k: held_out.meta.get(k) for k in ("method", "checkpoint", "dataset")}}
         _require_apart(options.validation, tuple(held_out.people), source, selection)
-        likelihood = _with_mixed(fit_likelihood(list(held_out.people.values()), hand, source), held_out)
+        likelihood = fit_likelihood(list(held_out.people.values()), hand, source)
+        images = [likelihood.images(held_out.people[subject]) for subject in likelihood.people]
+        likelihood = replace(likelihood, mixed=held_out_limits(images, likelihood))
     if likelihood.typical is None:
         log.info("the network states no covariance (no pred_shape_cov): all images count alike")
     elif any(person.covariances is None for person in selection.people.values()):
@@ -109,22 +109,15 @@ def likelihood_of(options: CalibrateOptions, hand: HandModel, selection: Selecti
     return likelihood
 
 
-def _with_mixed(likelihood: Likelihood, held_out: Selection) -> Likelihood:
-    """How much a held-out person's images look like two people's, at most."""
-    orders = orders_of_draw(held_out.people, 0)
-    found = [mixture(likelihood.images(_rows_of(held_out.people[s], orders[s][:MIXED_IMAGES])), likelihood)
-             for s in likelihood.people]
-    return replace(likelihood, mixed=max((one.deviations for one in found if one is not None), default=0.0))
-
-
 def _mixed(person: Person, likelihood: Likelihood) -> str | None:
     """A warning where all of a person's images together look like two people's."""
     found = mixture(likelihood.images(person), likelihood)
-    if found is None or not found.suspect(likelihood):
+    limit = limit_of(likelihood, len(person))
+    if found is None or not found.suspect(limit):
         return None
     names = person.names[found.smaller]
     return (f"the images scatter like those of two people: {found.deviations:.1f} standard deviations more than one person's "
-            f"(p < {max(found.p, 0.005):.3g}; held-out people: at most {likelihood.mixed:.1f}); is this one person's hand? the "
+            f"(p < {max(found.p, 0.005):.3g}; held-out people: at most {limit:.1f}); is this one person's hand? the "
             f"smaller part has {len(names)} of {len(person)} images, such as {names[0]}")
 
 
