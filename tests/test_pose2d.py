@@ -129,7 +129,7 @@ def test_learns(target):
     method, batch = small(target=target, decoder="subcell"), blobs()
     optimizer = torch.optim.Adam(method.parameters(), 4e-3)
     first = None
-    for _ in range(120):
+    for _ in range(90):
         loss = 10 * method.losses(method(batch), batch)["heatmap"].mean()
         first = loss.item() if first is None else first
         optimizer.zero_grad()
