@@ -19,6 +19,7 @@ from src.method import Method
 from utils.batch import Batch, Prediction
 from utils.hand import HandModel
 from utils.heatmap import draw_gaussian, draw_published, read_argmax, read_subcell
+from utils.precision import full_precision
 from utils.strict import Strict
 
 JOINTS = 21
@@ -37,6 +38,7 @@ class Options(Strict):
     target: Literal["gaussian", "published"] = Field("gaussian", description="published: truncated to pixels, drawn, then halved")
     sigma: float = Field(1.5, gt=0, le=10, description="of target gaussian, in cells (two pixels of the crop)")
     head_bias: float | None = Field(-4.0, description="first bias of the maps' logits: maps begin near empty; null = torch's own")
+    place_loss: bool = Field(False, description="the term place: where the maps' softmax has its mean, beside what the maps draw")
     decoder: Literal["subcell", "argmax"] = Field("subcell", description="argmax: the cell's first pixel, as published")
 
     @model_validator(mode="after")
@@ -118,11 +120,11 @@ class Pose2d(Method):
 
     needs = frozenset({"joints_uv"})
     compares = frozenset({"joints_uv"})
-    loss_names = ("heatmap",)
-    training_only = frozenset({"weights", "target", "sigma", "head_bias"})
+    training_only = frozenset({"weights", "target", "sigma", "head_bias", "place_loss"})
 
     def __init__(self, options: Options, hand: HandModel):
         super().__init__()
+        self.loss_names = ("heatmap",) + ("place",) * options.place_loss
         self.options, self.hand = options, hand  # the hand is no part of it: its name goes into checkpoints
         for name, module in networks(options).items():
             self.add_module(name, module)
@@ -154,12 +156,20 @@ class Pose2d(Method):
         return draw_gaussian(batch.joints_uv, pixels, cells, self.options.sigma)
 
     def losses(self, out: Out, batch: Batch) -> dict[str, Tensor]:
-        """heatmap: mean binary cross-entropy over joints and cells, summed over the stages; a joint weighs its uv_confidence."""
+        """heatmap: mean binary cross-entropy over joints and cells, summed over the stages; a joint weighs its uv_confidence.
+        place: mean distance, in cells, of the last maps' softmax means from the joints (a gradient where the maps are empty)."""
         target = self.target(batch, out.logits.shape[-1]).to(out.logits).expand_as(out.logits)
         term = F.binary_cross_entropy_with_logits(out.logits, target, reduction="none").mean((3, 4)).sum(0)
         if batch.uv_confidence is not None:
             term = term * batch.uv_confidence
-        return {"heatmap": labelled(term.mean(1), batch.has_uv)}
+        terms = {"heatmap": labelled(term.mean(1), batch.has_uv)}
+        if self.options.place_loss:
+            away = (softmax_mean(out.logits[-1], batch.image.shape[-1]) - batch.joints_uv).norm(dim=-1)
+            away = away * (out.logits.shape[-1] / batch.image.shape[-1])
+            if batch.uv_confidence is not None:
+                away = away * batch.uv_confidence
+            terms["place"] = labelled(away.mean(1), batch.has_uv)
+        return terms
 
     def metrics(self, out: Out, batch: Batch) -> dict[str, Tensor]:
         """joints_uv_px: mean distance in pixels of the crop."""
@@ -174,6 +184,15 @@ class Pose2d(Method):
         else:
             uv, confidence = read_subcell(F.logsigmoid(out.logits[-1]), pixels)
         return Prediction(joints_uv=uv, uv_confidence=confidence)
+
+
+@full_precision
+def softmax_mean(logits: Tensor, pixels: int) -> Tensor:
+    """(b,21,2) pixels of the crop: the mean of the cells' centres under the softmax of each map (Sun et al., ECCV 2018)."""
+    share = torch.softmax(logits.flatten(2), -1).unflatten(2, logits.shape[2:])
+    cell = pixels / logits.shape[-1]
+    centres = (torch.arange(logits.shape[-1], device=logits.device, dtype=share.dtype) + 0.5) * cell - 0.5
+    return torch.stack(((share.sum(2) * centres).sum(-1), (share.sum(3) * centres).sum(-1)), -1)
 
 
 def build(options: Options, hand: HandModel) -> Pose2d:
