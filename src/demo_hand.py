@@ -71,8 +71,8 @@ class View:
 class Seen(NamedTuple):
     """A right hand in the camera of the (mirrored) picture; float64, metres, verts (778,3) and joints (21,3) about the wrist.
 
-    root (3) · rotations (16,3,3) · shape (10) · shape_cov (10,10) · uv (21,2) pixels of the (mirrored) picture, uv_confidence (21);
-    uv_pixel: size of a pixel of their crop in the picture. What nobody predicts is None.
+    root (3) · rotations (16,3,3) · shape (10) · shape_cov (10,10) · uv (21,2) in the (mirrored) picture, uv_confidence (21)
+    uv_pixel: the size of a pixel of their crop in the picture. What nobody predicts is None.
     """
 
     side: str

@@ -17,6 +17,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from src.demo_camera import CameraSource
+from src.demo_geometry import NEAREST_M
 from src.demo_hand import PREDICTED, Seen, ShownHand, View, held, look, posed, shown, write_mesh
 from src.demo_input import HandBox, boxes_of, names_of
 from src.demo_numbers import AXES, hand_numbers, models
@@ -34,35 +35,54 @@ NAMED = 3  # failed frames that the last line names
 Boxes = Mapping[str, list[HandBox]] | list[HandBox] | None
 
 
+class SmoothOptions(OneEuroOptions):
+    """The filter of rotations and bearing; of the distance, which one picture knows far less well, cut-off and beta are lower."""
+
+    depth: float = Field(0.3, gt=0, le=1, description="factor on min_cutoff and beta for the distance to the camera")
+
+
 class TrackOptions(Strict):
     """How hands are fitted, and the frames of a track become one motion (part of `demo:` of an option file)."""
 
     smooth: Literal["none", "one_euro"] = Field("one_euro", description="tracks: filter over time, after each frame alone")
-    one_euro: OneEuroOptions = OneEuroOptions()
+    one_euro: SmoothOptions = SmoothOptions()
     fps: float | None = Field(None, gt=0, le=1000, description="frames per second; null = the video's own, 30 for a folder")
     refine: bool = Field(False, description="fit pose and place to the 2D keypoints, with the shape as it is")
     meshes: bool | None = Field(None, description="write PLYs; null = for pictures, not for the frames of a track")
 
 
 class Smoother:
-    """One hand over time: rotations on the manifold, root as a point; a shape that is not held as what does not change."""
+    """One hand over time: rotations on the manifold, the root by bearing and distance, a shape that is not held as a constant.
 
-    def __init__(self, view: View, options: OneEuroOptions):
+    A picture shows where a hand is across the ray to a millimetre, and along it to centimetres: filtered as one point, the noise
+    of the distance would pass for speed, or the overlay would lag.
+    """
+
+    def __init__(self, view: View, options: SmoothOptions):
         self.view = view
         self._rotations = OneEuro(options, "rotations")
-        self._root = OneEuro(options, "points", POINT_UNIT_M)
+        self._bearing = OneEuro(options, "points")
+        along = {"min_cutoff": options.min_cutoff * options.depth, "beta": options.beta * options.depth}
+        self._depth = OneEuro(options.model_copy(update=along), "points", POINT_UNIT_M)
         self._mesh = OneEuro(options, "points", POINT_UNIT_M)
         # A person's shape is constant: whatever moves it is error, at any speed.
         self._shape = OneEuro(options.model_copy(update={"beta": 0.0}))
 
     def __call__(self, seen: Seen, seconds: float) -> Seen:
         """The filtered hand, `seconds` after the one before."""
-        root = self._root(seen.root[None], seconds)[0]
+        root = self._root(seen.root, seconds)
         if seen.rotations is None or seen.shape is None:  # a mesh without parameters: its points, about the wrist
             points = self._mesh(torch.cat((seen.verts, seen.joints)), seconds)
             return seen._replace(root=root, verts=points[:len(seen.verts)], joints=points[len(seen.verts):])
         shape = self._shape(seen.shape[None], seconds)[0] if seen.shape_source == PREDICTED else seen.shape
         return posed(self.view, seen, self._rotations(seen.rotations, seconds), shape)._replace(root=root)
+
+    def _root(self, root: torch.Tensor, seconds: float) -> torch.Tensor:
+        """(3) the filtered root of this one (3)."""
+        depth = self._depth(root[2:, None], seconds)[0]
+        near = root[2].clamp_min(NEAREST_M)
+        self._bearing.unit = POINT_UNIT_M / float(near)  # speeds across the ray count in metres, too
+        return torch.cat((self._bearing((root[:2] / near)[None], seconds)[0] * depth, depth))
 
 
 class _Follower:

@@ -22,8 +22,8 @@ POINT_UNIT_M = 0.1
 class OneEuroOptions(Strict):
     """How hard a still hand is smoothed, and how soon a moving one no longer is."""
 
-    min_cutoff: float = Field(1.0, gt=0, description="Hz, cut-off of a hand at rest: lower is smoother and lags more")
-    beta: float = Field(0.1, ge=0, description="Hz per rad/s (rotations) or per 0.1 m/s (position): higher lags less in motion")
+    min_cutoff: float = Field(1.5, gt=0, description="Hz, cut-off of a hand at rest: lower is smoother and lags more")
+    beta: float = Field(0.5, ge=0, description="Hz per rad/s (rotations) or per 0.1 m/s (position): higher lags less in motion")
     d_cutoff: float = Field(1.0, gt=0, description="Hz, cut-off of the speed that decides")
 
 
