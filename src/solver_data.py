@@ -91,7 +91,7 @@ class SolverOptions(Strict):
     """Levenberg-Marquardt and its priors (`solver:` of refine, fit, calibrate)."""
 
     iterations: int = Field(40, ge=1, description="at most this many steps per frame")
-    tolerance: float = Field(1e-4, ge=0, description="done when an accepted step lowers the objective by less than this share")
+    tolerance: float = Field(1e-3, ge=0, description="done when an accepted step lowers the objective by less than this share")
     damping: float = Field(1e-2, gt=0, description="first damping, a share of the normal matrix' diagonal")
     robust: Literal["none", "huber", "cauchy"] = Field("none", description="loss of a keypoint's pixel distance")
     robust_scale: float = Field(3.0, gt=0, description="distance where the robust loss sets in, in standard deviations")
