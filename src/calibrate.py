@@ -18,7 +18,7 @@ import numpy as np
 
 from src.calibrate_options import CalibrateOptions
 from src.calibration_basis import hand_size_mm, mesh_gram, rest_mesh_basis, rest_mesh_mm
-from src.calibration_coverage import coverage
+from src.calibration_coverage import coverage, coverage_note
 from src.calibration_curve import calibration_curve, curve_cells
 from src.calibration_draws import mean_estimates, orders_of_draw
 from src.calibration_estimate import MEANS, Estimate, Estimator, fit_estimator
@@ -72,6 +72,7 @@ def calibrate(options: CalibrateOptions, folder: str | Path, *, hand: HandModel)
     if curve["truth_known"] and any(cell.covariances is not None for cell in cells):
         truth = np.stack([selection.people[subject].true_shape for subject in selection.wanted])
         covered = coverage(cells, truth, hand, options.enough_mm)
+        curve["note"] += coverage_note(covered, options.n)
     _write(folder, identities)
     _write_draws(folder, draws if options.write_draws else [])
     for name, kind, content in (("curve", 1, curve), ("coverage", 3, covered), ("calibration", 0, summary)):

@@ -36,6 +36,17 @@ def coverage(cells: Sequence[Cell], truth: np.ndarray, hand: HandModel, enough_m
             "note": "covered: share of true coefficients within the interval; margin: one standard error over people"}
 
 
+def coverage_note(found: dict[str, Any], n: int) -> str:
+    """One sentence per method on the coverage at `n` images, or the nearest number below that was tried; begins with a space."""
+    said = ""
+    for method, of in found["methods"].items():
+        point = next((p for p in reversed(of["points"]) if p["n"] <= n), of["points"][0])
+        shares = ", ".join(f"{100 * share:.0f} % within the {100 * level:.0f} % interval"
+                           for level, share in zip(found["levels"], point["covered"]))
+        said += f" {method}, n = {point['n']}: true coefficients of {point['people']} people: {shares}."
+    return said
+
+
 def covered(shapes: np.ndarray, covariances: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(levels, ..., 10) bool: true coefficients within the central intervals of LEVELS."""
     sd = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))

@@ -20,7 +20,7 @@ from src.calibration_people import Person, Selection
 from src.calibration_stop import mesh_sd_mm
 from utils.hand import HandModel
 
-NOTE = "weighted: softmax weights over n images; a mean keeps the regressor's pull to the mean hand"
+NOTE = "weighted: softmax weights over n images; a mean keeps the regressor's pull to the mean hand."
 DRAWN = ("random", "weighted", "posterior", "joint")  # these depend on the draw
 
 

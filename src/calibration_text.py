@@ -3,6 +3,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.calibration_coverage import coverage_note
+
 PEOPLE = 12  # lines of people at most; all of them are in calibration.json
 
 
@@ -19,7 +21,7 @@ def result_text(folder: Path, summary: Mapping[str, Any], curve: Mapping[str, An
     if curve is not None and curve["truth_known"]:
         lines += _errors(summary, curve)
     if covered is not None:
-        lines += _coverage(summary, covered)
+        lines.append(coverage_note(covered, summary["n"]).strip())
     lines += _posed(summary.get("posed"))
     return "\n".join([*lines, f"{len(people)} identity file{'s' * (len(people) != 1)} -> {folder}"])
 
@@ -47,16 +49,6 @@ def _errors(summary: Mapping[str, Any], curve: Mapping[str, Any]) -> list[str]:
             gone = "" if point["recovered"] is None else f" ({100 * point['recovered']['mesh']:.0f} % of the gap recovered)"
             lines.append(f"{method}, n = {point['n']}: shape error {point['shape_error']:.3f}, rest mesh "
                          f"{point['mesh_error_mm']:.2f} mm{gone}, size {point['size_error_mm']:.2f} mm")
-    return lines
-
-
-def _coverage(summary: Mapping[str, Any], covered: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for method, found in covered["methods"].items():
-        point = next((p for p in reversed(found["points"]) if p["n"] <= summary["n"]), found["points"][0])
-        shares = ", ".join(f"{100 * share:.0f} % within the {100 * level:.0f} % interval"
-                           for level, share in zip(covered["levels"], point["covered"]))
-        lines.append(f"{method}, n = {point['n']}: true coefficients of {point['people']} people: {shares}")
     return lines
 
 

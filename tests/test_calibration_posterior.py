@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from calibration_cases import Network, write_people
 from test_calibrate import HAND
 
@@ -20,6 +21,7 @@ from src.calibration_posterior import estimate
 from src.calibration_stop import decide, vertex_sd_mm
 from src.identity import read_identity
 from utils.errors import InputError
+from utils.predictions import PredictionsWriter
 
 NETWORK = Network()
 GRAM = mesh_gram(rest_mesh_basis(HAND))
@@ -257,6 +259,50 @@ def test_two_people_are_warned_of(files, tmp_path, caplog):
     assert "subject 2000: the images scatter like those of two people: " in caplog.text and "(p < 0.005" in text
     assert [bool([w for w in read_identity(tmp_path / "o" / f"{s}.json").settings["warnings"] if "two people" in w])
             for s in (2000, 2001, 2002)] == [True, False, False]
+
+
+def test_predictions_without_a_stated_covariance(files, tmp_path, caplog):
+    """A likelihood of stated covariances and predictions without: every image counts as a typical one, and that is said."""
+    calibrate(CalibrateOptions(predictions=str(files[1]), validation=str(files[0]), method="posterior", draws=1, curve_n=[5]),
+              tmp_path / "a", hand=HAND)
+    path = write_people(tmp_path / "bare.npz", NETWORK.people(1, 3, first=1000), HAND, covariances=False)
+    likelihood = str(tmp_path / "a" / "likelihood.json")
+    options = CalibrateOptions(predictions=str(path), likelihood=likelihood, method="posterior", draws=1)
+    calibrate(options, tmp_path / "b", hand=HAND)
+    assert "bare.npz has no pred_shape_cov: every image counts as a typical one" in caplog.text
+    assert read_identity(tmp_path / "b" / "1000.json").mesh_sd_mm > 0
+
+
+def test_gain_on_posed_hands(files, tmp_path):
+    """Predicted poses with other shapes: the truth has no error where the pose is true, and shares are as errors are."""
+    rng, people = np.random.default_rng(5), NETWORK.people(1, 10, first=1000)
+    rotations = HAND.rotations_from_pose(torch.from_numpy(0.3 * rng.normal(size=(30, 48))), pca=True, flat_mean=False)
+    truth = np.repeat(np.stack([person.true_shape for person in people]), 3, 0)
+    posed = HAND(rotations, torch.from_numpy(truth))
+    root = rng.normal(size=(30, 3))
+    verts = (posed.verts - posed.chain[:, :1]).numpy() + root[:, None]
+    with PredictionsWriter(tmp_path / "scored.npz", {"hand": HAND.info, "dataset": {"dataset": "simulated"}}) as writer:
+        writer.append(name=[f"other/{i}" for i in range(30)], subject=np.repeat([p.subject for p in people], 3),
+                      index=np.arange(30), mirrored=np.zeros(30, bool), pred_verts=verts, pred_joints=np.zeros((30, 21, 3)),
+                      pred_shape=np.concatenate([p.shapes[:3] for p in people]), pred_rotations=rotations.numpy(),
+                      true_shape=truth, true_verts=verts, true_root=root)
+    options = CalibrateOptions(predictions=str(files[1]), validation=str(files[0]), method="posterior", draws=1, curve_n=[20],
+                               scored=str(tmp_path / "scored.npz"))
+    text = calibrate(options, tmp_path / "o", hand=HAND)
+    gain = json.loads((tmp_path / "o" / "calibration.json").read_text())["posed"]
+    error = gain["mpvpe_mm"]
+    assert gain["frames"] == 30 and error["true"] < 1e-2 < error["posterior"] < error["random"] < error["predicted"]
+    np.testing.assert_allclose(gain["recovered"]["posterior"], 1 - error["posterior"] / error["predicted"], atol=1e-3)
+    assert "posed hands (30 frames)" in text
+
+
+def test_a_ruler_needs_no_images(tmp_path):
+    """A measurement alone: an identity that stands on the ruler, surer than the prior; two people at once are refused."""
+    calibrate(CalibrateOptions(measured="wrist_to_middle_tip:145mm", subjects=[4]), tmp_path, hand=HAND)
+    found = read_identity(tmp_path / "4.json", HAND)
+    assert "ruler" in found.cue and found.n == 0 and found.mesh_sd_mm < np.sqrt(np.trace(GRAM))
+    with pytest.raises(InputError, match="one ruler measures one person"):
+        calibrate(CalibrateOptions(measured="wrist_to_middle_tip:145mm", subjects=[4, 5]), tmp_path, hand=HAND)
 
 
 @pytest.mark.parametrize(("change", "message"), [
