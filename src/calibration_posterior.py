@@ -24,6 +24,7 @@ from utils.hand import HandModel
 from utils.predictions import read_predictions
 
 log = logging.getLogger(__name__)
+_FITS: dict[tuple, Likelihood] = {}  # the last one
 ROUNDS = 6  # of rejecting outliers and looking again
 
 
@@ -99,14 +100,24 @@ def likelihood_of(options: CalibrateOptions, hand: HandModel, selection: Selecti
                                  confidence=False)
         source = {"predictions": str(held_out.path), **{k: held_out.meta.get(k) for k in ("method", "checkpoint", "dataset")}}
         _require_apart(options.validation, tuple(held_out.people), source, selection)
-        likelihood = fit_likelihood(list(held_out.people.values()), hand, source)
-        images = [likelihood.images(held_out.people[subject]) for subject in likelihood.people]
-        likelihood = replace(likelihood, mixed=held_out_limits(images, likelihood))
+        likelihood = _fitted(held_out, options.sides, hand, source)
     if likelihood.typical is None:
         log.info("the network states no covariance (no pred_shape_cov): all images count alike")
     elif any(person.covariances is None for person in selection.people.values()):
         log.warning("%s has no pred_shape_cov: every image counts as a typical one", selection.path)
     return likelihood
+
+
+def _fitted(held_out: Selection, sides: str, hand: HandModel, source: Mapping[str, Any]) -> Likelihood:
+    """Fitted once per file and process: the curve of a method that starts from the posterior asks again at every point."""
+    found = held_out.path.stat()
+    key = (str(held_out.path.resolve()), found.st_mtime_ns, found.st_size, sides, hand.sha256)
+    if key not in _FITS:
+        likelihood = fit_likelihood(list(held_out.people.values()), hand, dict(source))
+        images = [likelihood.images(held_out.people[subject]) for subject in likelihood.people]
+        _FITS.clear()
+        _FITS[key] = replace(likelihood, mixed=held_out_limits(images, likelihood))
+    return _FITS[key]
 
 
 def _mixed(person: Person, likelihood: Likelihood) -> str | None:
