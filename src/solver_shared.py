@@ -1,6 +1,6 @@
 """One shape for all frames of a person: each frame's pose and root are eliminated (Schur complement), and ten unknowns per person
-remain. First every frame is solved with the shape it starts from; frames that fail then have no say. Frames of one
-person then step together: damped, accepted or refused, and finished, person by person.
+remain. First every frame is solved with the shape it starts from; frames that fail then have no say. From the others' mean shape
+the frames of one person step together: damped, accepted or refused, and finished, person by person.
 
 Frames are summed in float64, so that the answer does not depend on how they were cut into chunks.
 """
@@ -78,19 +78,19 @@ def _solve_group(model: Model, seen: Observations, start: HandState, person: Ten
                  chunk: int) -> Solved:
     """All frames of a few persons."""
     held = Model(model.hand, model.options, seen.verts is not None, False)
-    known = torch.isfinite(start.shape).all(1, keepdim=True)
-    count = torch.zeros_like(mean[:, :1]).index_add_(0, person, known.to(mean.dtype))
-    total = torch.zeros_like(mean).index_add_(0, person, torch.where(known, start.shape, 0.0))
-    shape = torch.where(count > 0, total / count.clamp_min(1), mean)
-    begin = replace(start, shape=shape[person])
     pieces, solved = [], []
     for rows in torch.arange(len(start), device=person.device).split(chunk):
-        terms = terms_of(held, seen.rows(rows), begin.rows(rows))
+        terms = terms_of(held, seen.rows(rows), start.rows(rows))
         pose, converged, steps = minimise(terms)
         solved.append((terms.energy(pose), terms.energy(terms.start), converged, steps))
         piece = _Piece(replace(terms, model=model), rows, person[rows], pose)
         pieces.append(piece.chosen(torch.nonzero(converged).squeeze(1)))
     energy, start_energy, converged, steps = (torch.cat(x) for x in zip(*solved))
+    count = torch.zeros_like(mean[:, :1]).index_add_(0, person, converged[:, None].to(mean.dtype))
+    total = torch.zeros_like(mean).index_add_(0, person, torch.where(converged[:, None], start.shape, 0.0))
+    shape = torch.where(count > 0, total / count.clamp_min(1), mean)
+    for piece in pieces:
+        piece.pose = piece.pose._replace(shape=shape[piece.person].T.contiguous())
     state = HandState(*(x.clone() for x in (start.rotations, start.root, start.shape)))
     shape, taken = _descend(pieces, shape.to(_F64), mean.to(_F64), information.to(_F64))
     for piece in pieces:
