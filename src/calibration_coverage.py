@@ -18,10 +18,14 @@ from utils.hand import HandModel
 
 LEVELS = (0.5, 0.68, 0.95)
 BINS = 6
+LIMITS_MM = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
 def coverage(cells: Sequence[Cell], truth: np.ndarray, hand: HandModel, enough_mm: float) -> dict[str, Any]:
-    """{"levels", "people", "methods": {method: {"points": [per n], "stop": ..., "reliability": [per bin]}}}.
+    """{"levels", "people", "methods": {method: {"points": [per n], "stop": [per n], "limits": [per limit], "reliability": [per
+    bin]}}}.
+
+    stop: the decisions at each n; limits: all n together, also for limits other than `enough_mm`, which may be out of reach.
 
     truth (people, 10), in the order of the cells' people. Methods without a covariance are left out.
     """
@@ -29,9 +33,11 @@ def coverage(cells: Sequence[Cell], truth: np.ndarray, hand: HandModel, enough_m
     for method in dict.fromkeys(cell.method for cell in cells if cell.covariances is not None):
         own = [cell for cell in cells if cell.method == method and cell.covariances is not None]
         pairs = [_errors(cell, truth, gram) for cell in own]
+        sd, error = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1))
         found[method] = {"points": [_point(cell, truth, hand) for cell in own],
-                         "stop": [_stop(cell.n, sd, error, enough_mm) for cell, (sd, error) in zip(own, pairs)],
-                         "reliability": _reliability(*(np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1)))}
+                         "stop": [{"n": cell.n, **_stop(*pair, enough_mm)} for cell, pair in zip(own, pairs)],
+                         "limits": [_stop(sd, error, limit) for limit in sorted({enough_mm, *LIMITS_MM})],
+                         "reliability": _reliability(sd, error)}
     return {"levels": list(LEVELS), "people": len(truth), "enough_mm": enough_mm, "methods": found,
             "note": "covered: share of true coefficients within the interval; margin: one standard error over people"}
 
@@ -88,10 +94,10 @@ def _errors(cell: Cell, truth: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray
     return mesh_sd_mm(gram, cell.covariances[:, answered]), np.sqrt(np.einsum("dpi,ij,dpj->dp", error, gram, error))
 
 
-def _stop(n: int, sd: np.ndarray, error: np.ndarray, enough_mm: float) -> dict[str, Any]:
-    """The decisions at one n, and the true errors of those called enough and not enough."""
+def _stop(sd: np.ndarray, error: np.ndarray, enough_mm: float) -> dict[str, Any]:
+    """Decisions by one limit, and the true errors of those called enough and not enough."""
     enough = sd < enough_mm
-    return {"n": n, "decisions": int(enough.size), "enough": _spread(error[enough], enough_mm),
+    return {"enough_mm": enough_mm, "decisions": int(enough.size), "enough": _spread(error[enough], enough_mm),
             "not_enough": _spread(error[~enough], enough_mm)}
 
 

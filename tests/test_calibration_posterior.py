@@ -234,6 +234,10 @@ def test_calibrate_by_posterior(files, tmp_path):
     points = json.loads((tmp_path / "a" / "coverage.json").read_text())["methods"]["posterior"]
     assert [p["n"] for p in points["points"]] == [1, 5, 20] and points["stop"][0]["decisions"] == 30
     assert sum(row["count"] for row in points["reliability"]) == 90
+    for row in points["reliability"]:
+        assert 0.6 < row["stated_mm"] / row["true_rms_mm"] < 1.6
+    most = points["limits"][-1]
+    assert most["enough_mm"] == 5 and most["enough"]["count"] + most["not_enough"]["count"] == 90
     again = options.model_copy(update={"validation": None, "likelihood": str(tmp_path / "a" / "likelihood.json")})
     calibrate(again, tmp_path / "b", hand=HAND)
     for subject in range(1000, 1010):
