@@ -43,7 +43,7 @@ class RefineSolver(SolverOptions):
     robust: Literal["none", "huber", "cauchy"] = Field("huber", description="loss of a keypoint's pixel distance")
     robust_scale: float = Field(1.5, gt=0, description="distance where the robust loss sets in, in standard deviations")
     pose_prior: float = Field(0.3, ge=0, description="weight of the Gaussian in the hand's pose space; 1 = as if true")
-    stay: float = Field(0.3, ge=0, description="weight of the Gaussian about the start's pose")
+    stay: float = Field(0.5, ge=0, description="weight of the Gaussian about the start's pose")
 
 
 class RefineOptions(Strict):
