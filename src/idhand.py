@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from src.backbones import BackboneOptions, build_backbone, load_published, normalise
 from src.losses import labelled, mean_abs, rank_accuracy, ranking_loss, surface_losses
 from src.method import Method
+from src.root_head import RootHead, root_loss, root_of
 from utils.batch import Batch, Prediction
 from utils.errors import InputError
 from utils.hand import HandModel, Posed
@@ -45,6 +46,7 @@ class Options(BackboneOptions):
     iterations: int = Field(3, ge=1, le=10)
     hidden: tuple[int, ...] = Field((512, 256, 128), description="widths of the hidden layers of the pose and shape heads")
     dropout: float = Field(0.0, ge=0, lt=1)
+    root_head: bool = Field(False, description="also predict the wrist's position in the camera, see src/root_head.py")
     camera_cue: Literal["none", "zoom"] = Field("none", description="zoom: the heads see log(crop side / focal length)")
     surface_losses: bool = Field(True, description="the terms normal and edge; without them a step is a third shorter on a CPU")
     conf_branch: Literal[0, 1, 2, 3, 6] = Field(0, description="variant of the confidence branch, see CONF_HIDDEN; 0 = none")
@@ -76,7 +78,7 @@ class Options(BackboneOptions):
 class Out(NamedTuple):
     """poses6d (iterations,b,96) after each iteration, first to last · rotations (b,16,3,3) of the last · shape (b,10) predicted
     or given · verts (b,778,3), chain (b,16,3) metres about the MANO translation point, camera axes · confidence (b) or None ·
-    shape_log_var (b,10) of the predicted shape, or None."""
+    shape_log_var (b,10) of the predicted shape, or None · root (b,3) answer of the root head, or None."""
 
     poses6d: Tensor
     rotations: Tensor
@@ -85,6 +87,7 @@ class Out(NamedTuple):
     chain: Tensor
     confidence: Tensor | None
     shape_log_var: Tensor | None = None
+    root: Tensor | None = None
 
 
 class Mlp(nn.ModuleList):
@@ -125,6 +128,8 @@ def networks(options: Options) -> dict[str, nn.Module]:
         for layer in into:
             nn.init.zeros_(layer.weight)
         parts["identity_heads"] = nn.ModuleList(into)
+    if options.root_head:
+        parts["root_head"] = RootHead(seen, options.hidden[0])
     if options.conf_branch:
         parts["conf_branch"] = Mlp((seen, *CONF_HIDDEN[options.conf_branch], 1), drop_input=0.2 * options.conf_drop_out)
     return parts
@@ -164,7 +169,8 @@ class IdHand(Method):
         if self.options.train_only_conf:
             return ("conf",)
         surface = ("normal", "edge") * self.options.surface_losses
-        return ("verts", *surface, "pose") + ("shape",) * (not self.told) + ("conf",) * bool(self.options.conf_branch)
+        return (("verts", *surface, "pose") + ("shape",) * (not self.told) + ("root",) * self.options.root_head
+                + ("conf",) * bool(self.options.conf_branch))
 
     def train(self, mode: bool = True) -> Self:
         """Seed: in the original's second stage the "frozen" backbone stayed in train mode, so its batch-norm statistics drifted
@@ -197,7 +203,8 @@ class IdHand(Method):
             shape, log_var = (identity, None) if self.told else self._shape(feature)
             rotations = matrix_from_rows6d(poses[-1].unflatten(-1, (16, 6)))
             posed = self.hand(rotations, shape)
-        return Out(torch.stack(poses), rotations, shape, posed.verts, posed.chain, self._confidence(feature), log_var)
+            root = self.root_head(feature) if self.options.root_head else None
+        return Out(torch.stack(poses), rotations, shape, posed.verts, posed.chain, self._confidence(feature), log_var, root)
 
     def _shape(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
         """Predicted shape (b,10) and, of a gaussian head, its log-variance (b,10)."""
@@ -231,6 +238,8 @@ class IdHand(Method):
             terms = self._mesh_terms(out, batch)
             true_pose = rows6d_from_matrix(batch.rotations).flatten(1)
             terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_verts)
+            if self.options.root_head:
+                terms["root"] = labelled(root_loss(out.root, self.hand, batch), batch.has_verts)
         if not self.told and "shape" in self.loss_names:
             terms["shape"] = labelled(self._shape_term(out, batch), batch.has_shape)
         if self.options.conf_branch:
@@ -271,11 +280,12 @@ class IdHand(Method):
         return found
 
     def decode(self, out: Out, batch: Batch) -> Prediction:
-        """Wrist-relative: chain joints and, as in the labels, manopth's fingertips. No root: the model predicts none."""
+        """Wrist-relative: chain joints and, as in the labels, manopth's fingertips. A root where there is a head for it."""
         wrist = out.chain[:, :1]
         joints = self.hand.joints(Posed(out.verts, out.chain), tips="manopth", kind="chain")
         cov = None if out.shape_log_var is None else torch.diag_embed(torch.exp(out.shape_log_var))
-        return Prediction(out.verts - wrist, joints - wrist, rotations=out.rotations, shape=out.shape, shape_cov=cov,
+        root = None if out.root is None else root_of(out.root, out.shape, self.hand, batch)
+        return Prediction(out.verts - wrist, joints - wrist, root, rotations=out.rotations, shape=out.shape, shape_cov=cov,
                           confidence=out.confidence)
 
 
