@@ -49,7 +49,8 @@ class RefineSolver(SolverOptions):
 class RefineOptions(Strict):
     """What is fitted to what (`refine:` of an option file)."""
 
-    predictions: str | None = Field(None, description="predictions file of a method that gives rotations: the start")
+    predictions: str | None = Field(
+        None, description="predictions file of a mesh method: the start; rotations it lacks are fitted to its meshes")
     keypoints: str | None = Field(
         None, description="predictions file with pred_joints_uv of the same frames, joined by name; null = the same file; "
                           "truth = the true 2D joints")
@@ -128,7 +129,7 @@ def refine(options: RefineOptions, folder: Path, *, hand: HandModel, device: tor
     if options.predictions is None:
         raise InputError(f"refine.predictions: name the predictions file to start from; {REMEDY}")
     predictions = read_predictions(options.predictions)
-    predictions.require("pred_verts", "pred_rotations", "K", "crop_from_image")
+    predictions.require("pred_verts", "K", "crop_from_image")
     predictions.require_hand(hand.name, hand.sha256)
     truth = options.keypoints == "truth"
     source = read_predictions(options.keypoints) if options.keypoints and not truth else None
@@ -169,7 +170,7 @@ def refine_file(predictions: Predictions, keypoints: KeypointSource, shapes: Sha
     chunks = [slice(i, min(i + options.chunk, len(predictions))) for i in range(0, len(predictions), options.chunk)]
     with PredictionsWriter(path, meta) as writer:
         for rows in tqdm(chunks, desc="refine", unit="chunk", disable=None):
-            frames = read_frames(predictions, keypoints, rows, shape=str(options.shape), shapes=shapes,
+            frames = read_frames(predictions, keypoints, rows, hand, shape=str(options.shape), shapes=shapes,
                                  min_confidence=options.min_confidence, weigh=options.weigh and options.mode == "fast")
             found = solve_frames(hand, frames, faithful=options.mode == "faithful", solver=options.solver,
                                  sigma_px=options.sigma_px, start=options.start, farthest_m=options.farthest_m,
@@ -180,7 +181,9 @@ def refine_file(predictions: Predictions, keypoints: KeypointSource, shapes: Sha
         tally.seconds = time.perf_counter() - start
         writer.meta["refine"] = {
             "mode": options.mode, "shape_source": options.shape, "keypoints": options.keypoints or options.predictions,
-            "predictions": options.predictions, **tally.summary(), "options": options.model_dump(mode="json")}
+            "predictions": options.predictions,
+            "pose": "predicted" if "pred_rotations" in predictions else "fitted to pred_verts",
+            **tally.summary(), "options": options.model_dump(mode="json")}
     return tally
 
 

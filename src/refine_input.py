@@ -2,23 +2,28 @@
 
 Keypoints are pixels of the whole picture (mirrored first where the row is), so K is that of the whole picture, too:
 inv(crop_from_image) K. Two files are joined by frame names, whatever their order. Everything is read in chunks.
-A frame that cannot be refined gets its reason here and never stops the others.
+A frame that cannot be refined gets its reason here and never stops the others. Meshes without rotations get the pose (and shape)
+that the solver fits to them (src/fit.py).
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from src.fit import FitOptions, fit_hands
+from src.fit_input import Hands
 from src.identity import HandInfo, load_draws, load_identities, require_unscored
 from utils.errors import InputError
+from utils.hand import HandModel
 from utils.predictions import Predictions
 
 PROTOCOLS = {"truth": "K + true shape", "identities": "K + identity"}  # by whose shape is held; "K" by the method's own
 SINGULAR = 1e-10
 ABSENT, NO_KEYPOINT, NO_CONFIDENCE = "not in the keypoints file", "no valid keypoint", "all confidences zero"
 TOO_LITTLE, BAD_CAMERA = "no keypoint above min_confidence", "K not invertible"
-BAD_POSE, NO_SHAPE = "rotations that are not finite", "no shape to hold"
+BAD_POSE, NO_SHAPE = "no finite pose", "no shape to hold"
 
 Shapes = Mapping[int, np.ndarray]
 
@@ -91,16 +96,17 @@ class KeypointSource:
                              f"{predictions.path}, or the other way about; predict both with the same dataset.hands")
 
 
-def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice, *, shape: str, shapes: Shapes | None,
-                min_confidence: float, weigh: bool) -> Frames:
+def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice, hand: HandModel, *, shape: str,
+                shapes: Shapes | None, min_confidence: float, weigh: bool) -> Frames:
     """The rows of a chunk. shape: predicted, told, truth; shapes: of identity files, by subject, over it."""
-    rotations = np.asarray(predictions["pred_rotations"][rows], np.float64)
+    rotations, fitted = start_poses(predictions, rows, hand)
     size = len(rotations)
     reason = np.full(size, "", dtype="<U64")
     K, regular = picture_K(predictions, rows)
     uv, confidence, present = keypoints.of(rows, K)
     weight, lacking = weights(uv, confidence, min_confidence)
-    held = shape_of(predictions, rows, shape, shapes)
+    unshaped = fitted is not None and shapes is None and shape == "predicted"
+    held = fitted if unshaped else shape_of(predictions, rows, shape, shapes)
     finite_pose = np.isfinite(rotations).all((1, 2, 3))
     for text, wrong in ((NO_SHAPE, ~np.isfinite(held).all(1)), (BAD_POSE, ~finite_pose), (BAD_CAMERA, ~regular)):
         reason[wrong] = text
@@ -110,6 +116,22 @@ def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice
     root = np.full((size, 3), np.nan) if root is None else np.asarray(root[rows], np.float64)
     return Frames(np.where(weight[..., None] > 0, uv, 0.0), weight if weigh else (weight > 0).astype(float), K,
                   rotations, held, root, reason, uv, confidence)
+
+
+def start_poses(predictions: Predictions, rows: slice, hand: HandModel) -> tuple[np.ndarray, np.ndarray | None]:
+    """rotations (b,16,3,3) to start from, and None; of a method of meshes alone, fitted rotations and shape (b,10)."""
+    if "pred_rotations" in predictions:
+        return np.asarray(predictions["pred_rotations"][rows], np.float64), None
+    verts = np.asarray(predictions["pred_verts"][rows], np.float64)
+    finite = np.isfinite(verts).all((1, 2))
+    hands = Hands(joints=None, verts=verts, subject=np.arange(len(verts)), finite=finite)
+    rotations, shape = np.full((len(verts), 16, 3, 3), np.nan), np.full((len(verts), 10), np.nan)
+    if finite.any():
+        found = fit_hands(hand, hands, np.flatnonzero(finite), FitOptions(), torch.zeros(10))
+        good = found.converged.cpu().numpy()
+        which = np.flatnonzero(finite)[good]
+        rotations[which], shape[which] = (x.double().cpu().numpy()[good] for x in (found.state.rotations, found.state.shape))
+    return rotations, shape
 
 
 def weights(uv: np.ndarray, confidence: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +178,8 @@ def shape_sets(spec: str | Sequence[str], hand: HandInfo, predictions: Predictio
     """
     columns = {"predicted": "pred_shape", "told": "identity", "truth": "true_shape"}
     if isinstance(spec, str) and spec in columns:
-        if columns[spec] not in predictions:
+        from_mesh = spec == "predicted" and "pred_rotations" not in predictions  # then the shape is fitted with the pose
+        if columns[spec] not in predictions and not from_mesh:
             raise InputError(f"{predictions.path}: refine.shape = {spec}, but the file has no column {columns[spec]}; hold "
                              "another shape: predicted, told, truth, or identity files")
         return {"": None}

@@ -175,7 +175,7 @@ def test_broken_frames_keep_their_start_and_the_others_go_on(tmp_path):
                           pred_root=roots, true_shape=put(7, np.nan))
     said = run(tmp_path, start="predicted", shape="truth")
     found = read_predictions(tmp_path / "out/predictions.npz")
-    reasons = {"no valid keypoint": 1, "all confidences zero": 1, "K not invertible": 1, "rotations that are not finite": 1,
+    reasons = {"no valid keypoint": 1, "all confidences zero": 1, "K not invertible": 1, "no finite pose": 1,
                "a start behind the camera": 1, "a start that is not finite": 1, "no shape to hold": 1}
     assert found.meta["refine"]["kept"] == reasons and found.meta["refine"]["refined"] == 3
     assert "3 of 10 frames refined, 7 kept their start" in said and "no valid keypoint (first: s/001)" in said
@@ -226,7 +226,7 @@ def test_starts_end_alike(tmp_path, start):
     """Exact keypoints of the true pose and shape, seen from any start position: the true position, within 5 mm of 700."""
     write_files(tmp_path, noise_px=0.0)
     predictions = read_predictions(tmp_path / "mesh.npz")
-    frames = read_frames(predictions, KeypointSource(predictions, None, True), slice(0, ROWS), shape="truth", shapes=None,
+    frames = read_frames(predictions, KeypointSource(predictions, None, True), slice(0, ROWS), HAND, shape="truth", shapes=None,
                          min_confidence=0.0, weigh=True)
     frames.uv[:, 0] = np.where(np.arange(ROWS)[:, None] == 3, 0.0, frames.uv[:, 0])
     frames.weight[3, 0] = 0  # a wrist that is not seen
@@ -234,6 +234,22 @@ def test_starts_end_alike(tmp_path, start):
                          start=start, farthest_m=3.0, total=ROWS)
     assert (found.reason == "").all()
     assert np.median(np.abs(found.root - np.array(predictions["true_root"])).max(1)) < 0.005
+
+
+def test_a_method_without_rotations(tmp_path):
+    """Meshes alone are fitted first, and then refined as from the method's own rotations and shape, to 1 mm of mesh."""
+    write_files(tmp_path)
+    run(tmp_path)
+    expected = read_predictions(tmp_path / "out/predictions.npz")
+    expected = np.array(expected["pred_verts"])
+    found = read_predictions(tmp_path / "mesh.npz")
+    columns = {key: np.array(found[key]) for key in found.columns if key not in ("name", "pred_rotations", "pred_shape")}
+    with PredictionsWriter(tmp_path / "mesh.npz", found.meta) as writer:
+        writer.append(name=found["name"], **columns)
+    run(tmp_path)
+    after = read_predictions(tmp_path / "out/predictions.npz")
+    assert after.meta["refine"]["refined"] == ROWS and after.meta["refine"]["pose"] == "fitted to pred_verts"
+    assert np.linalg.norm(after["pred_verts"] - expected, axis=2).mean(1).max() < 1e-3
 
 
 def identity_file(path: Path, subject: int, hand: dict | None = None, frames: tuple[str, ...] | None = None, **more) -> Path:
