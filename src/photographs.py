@@ -74,7 +74,7 @@ def predict_photographs(method: Method, hand: HandModel, chosen: CalibrateOption
                          "from several sides and in several poses are good")
     _write(path, rows, _meta(view, chosen, sources, len(rows), len(failed), frames.cut_short))
     log.log(logging.WARNING if nominal else logging.INFO, "%s", _told(chosen, sources, nominal, len(rows), len(failed)))
-    return chosen.model_copy(update={"predictions": str(path)})
+    return chosen.model_copy(update={"predictions": str(path), "keypoints": None})  # they are in the file itself
 
 
 def _some(frames: Frames, most: int):

@@ -61,8 +61,10 @@ def test_rows(folder, tmp_path):
 def test_second_networks_keypoints(folder, tmp_path):
     """With a second network the file has 2D joints of the whole (mirrored) picture, which joint fits read."""
     second = Keypoints(NoisyOracle(TRUTHS, uv=True), CropLike(96, 2.0))
-    chosen = predict_photographs(NoisyOracle(TRUTHS), HAND, CalibrateOptions(**folder), tmp_path / "out", CropLike(), CPU,
-                                 checkpoint="c.pt", keypoints=second)
+    options = CalibrateOptions(**folder, keypoints="out/pose2d")
+    chosen = predict_photographs(NoisyOracle(TRUTHS), HAND, options, tmp_path / "out", CropLike(), CPU, checkpoint="c.pt",
+                                 keypoints=second)
+    assert chosen.keypoints is None
     file = read_predictions(chosen.predictions)
     rays = (TRUTHS[2].joints + TRUTHS[2].root).numpy() @ K.T
     np.testing.assert_allclose(file["pred_joints_uv"][2], rays[:, :2] / rays[:, 2:], atol=1e-3)
