@@ -14,6 +14,7 @@ from datasets.augment import AugmentOptions, CropOptions
 from src.calibrate import CalibrateOptions
 from src.demo import DemoOptions
 from src.engine import TrainOptions
+from src.fit import FitOptions
 from src.predict import TestOptions
 from src.refine import RefineOptions
 from src.summary import ReportOptions
@@ -63,6 +64,7 @@ class Options(Strict):
     test: TestOptions = TestOptions()
     calibrate: CalibrateOptions = CalibrateOptions()
     refine: RefineOptions = RefineOptions()
+    fit: FitOptions = FitOptions()
     demo: DemoOptions = DemoOptions()
     report: ReportOptions = ReportOptions()
 

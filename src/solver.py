@@ -4,6 +4,7 @@ Every frame has its own damping; its steps are accepted or refused on their own,
 frame waits for another, or is disturbed by it. Memory is bounded by the chunk. A frame that cannot be solved (nothing measured, a
 start that is not finite or lies behind the camera, no step that lowers the objective) keeps its start and says so.
 """
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -33,7 +34,8 @@ def solve(hand: HandModel, observations: Observations, start: HandState, options
     them MANO's own, mean 0 and covariance 1. What comes back has the device and the precision of `hand`.
     """
     free = free_shape != "no"
-    model = Model(hand, options, observations.verts is not None, free)
+    observations, verts = _targeted(observations)
+    model = Model(hand, options, verts, free)
     to = model.to
     start = HandState(*(x.to(**to) for x in (start.rotations, start.root, start.shape)))
     count = len(start) if person is None else int(person.max()) + 1
@@ -48,9 +50,19 @@ def solve(hand: HandModel, observations: Observations, start: HandState, options
     return _joined(pieces)
 
 
+def _targeted(seen: Observations) -> tuple[Observations, list[int]]:
+    """Observations of those vertices only that have a weight in any frame, and their ids."""
+    if seen.verts is None:
+        return seen, []
+    if seen.vert_weight is None:
+        return seen, list(range(seen.verts.shape[1]))
+    used = (seen.vert_weight > 0).any(0)
+    return replace(seen, verts=seen.verts[:, used], vert_weight=seen.vert_weight[:, used]), torch.nonzero(used).flatten().tolist()
+
+
 def _chunk(model: Model, seen: Observations) -> int:
     """Frames at once: options.chunk, fewer where the Jacobians are large."""
-    rows = 63 * (seen.points is not None) + 2334 * (seen.verts is not None)
+    rows = 63 * (seen.points is not None) + 3 * len(model.vert_ids)
     rows += 42 * (0 if seen.uv is None else seen.uv.shape[1]) + 21 * (0 if seen.depth is None else seen.depth.shape[1])
     return max(1, min(model.options.chunk, _WORKSPACE // (16 * rows * model.size)))
 

@@ -2,6 +2,7 @@
 
 A frame's parameters, in order: 3 global rotation (left perturbation), 3 root, 45 finger axis-angles, 10 shape if it is free.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,10 +59,10 @@ def state_of(pose: Pose) -> HandState:
 
 
 class Model:
-    """One hand, the options, and where the blocks of its Jacobian lie. free: the shape is a parameter."""
+    """One hand, the options, and where the blocks of its Jacobian lie. verts: those with targets; free: the shape is a parameter."""
 
-    def __init__(self, hand: HandModel, options: SolverOptions, with_verts: bool, free: bool):
-        self.kinematics = Kinematics(hand, "all" if with_verts else ())
+    def __init__(self, hand: HandModel, options: SolverOptions, verts: Sequence[int] | str, free: bool):
+        self.kinematics, self.vert_ids = Kinematics(hand, verts), verts
         self.hand, self.options, self.free, self.size = hand, options, free, FREE if free else HELD
         self.width = -(-(self.size + 1) // 4) * 4  # of its matrices: so many numbers begin every one at a full cache line
         self.to = {"device": self.kinematics.device, "dtype": self.kinematics.dtype}

@@ -77,7 +77,7 @@ def _put(out: Solved, found: Solved, rows: Tensor, who: slice) -> None:
 def _solve_group(model: Model, seen: Observations, start: HandState, person: Tensor, mean: Tensor, information: Tensor,
                  chunk: int) -> Solved:
     """All frames of a few persons."""
-    held = Model(model.hand, model.options, seen.verts is not None, False)
+    held = Model(model.hand, model.options, model.vert_ids, False)
     pieces, solved = [], []
     for rows in torch.arange(len(start), device=person.device).split(chunk):
         terms = terms_of(held, seen.rows(rows), start.rows(rows))

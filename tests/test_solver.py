@@ -174,7 +174,7 @@ def test_gradient(robust):
     case = scene(3, seed=11, dtype=F64, noise_px=6.0)
     seen = replace(case.seen, sigma_px=2.0, depth=case.joints[:, None, :, 2] + 0.01, points=case.joints + 0.01,
                    verts=case.verts - 0.01, uv_weight=torch.linspace(0, 1, 21, dtype=F64).expand(3, 1, 21))
-    model = Model(free_hand(F64), SolverOptions(robust=robust, pose_prior=0.7, stay=0.3), True, True)
+    model = Model(free_hand(F64), SolverOptions(robust=robust, pose_prior=0.7, stay=0.3), "all", True)
     terms = terms_of(model, seen, case.true, torch.ones(3, 10), 2 * torch.eye(10, dtype=F64).expand(3, 10, 10))
     start = terms_of(model, seen, case.start).start
     step = torch.zeros(3, FREE, dtype=F64, requires_grad=True)
@@ -208,7 +208,7 @@ def test_person():
     options, hand = SolverOptions(pose_prior=1.0, tolerance=1e-9, iterations=100), free_hand(F64)
     solved = solve(hand, seen, start, options, free_shape="person", person=person)
     assert torch.equal(solved.state.shape, solved.shape[person])
-    terms = terms_of(Model(hand, options, False, True), seen, solved.state)
+    terms = terms_of(Model(hand, options, (), True), seen, solved.state)
     step = torch.zeros(24, FREE, dtype=F64, requires_grad=True)
     slope, = torch.autograd.grad(terms.objective(terms.start.moved(step)).sum(), step)
     pull = torch.zeros(3, 10, dtype=F64).index_add(0, person, slope[:, 51:]) + 2 * solved.shape
