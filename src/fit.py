@@ -67,8 +67,8 @@ def fit(options: FitOptions, folder: str | Path, *, hand: HandModel, device: tor
 
     The file, rows as in the input, metres, NaN where a row was left out: rotations (n,16,3,3) · pose (n,48): global axis-angle,
     then 45 finger numbers with the mean in them · pca (n,45) without it · shape (n,10) · trans (n,3): added to the model's
-    vertices and joints · root (n,3) wrist · verts (n,778,3) · joints (n,21,3) T21 · error_mm (n) · converged (n) bool · and texts:
-    hand, hand_sha256, side, format. Raises InputError: see read_hands; identity and shape that do not fit together.
+    vertices and joints · root (n,3) wrist · verts (n,778,3) · joints (n,21,3) T21 · error_mm (n) · converged (n) bool, texts
+    hand, hand_sha256, side, format. Raises InputError: see read_hands; an identity without shape=held, or the reverse.
     """
     if not options.input:
         raise InputError("fit.input: no file named; `run.py fit input=hands.npz`: joints (n,21,3) or verts (n,778,3)")
