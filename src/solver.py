@@ -34,7 +34,7 @@ def solve(hand: HandModel, observations: Observations, start: HandState, options
     them MANO's own, mean 0 and covariance 1. What comes back has the device and the precision of `hand`.
     """
     free = free_shape != "no"
-    observations, verts = _targeted(observations)
+    observations, verts = _targeted(observations.to(hand.weights.device))
     model = Model(hand, options, verts, free)
     to = model.to
     start = HandState(*(x.to(**to) for x in (start.rotations, start.root, start.shape)))
