@@ -59,7 +59,7 @@ def state_of(pose: Pose) -> HandState:
 
 
 class Model:
-    """One hand, the options, and where the blocks of its Jacobian lie. verts: those with targets; free: the shape is a parameter."""
+    """One hand, the options, and where the blocks of its Jacobian lie. verts: those with targets; free: the shape is, too."""
 
     def __init__(self, hand: HandModel, options: SolverOptions, verts: Sequence[int] | str, free: bool):
         self.kinematics, self.vert_ids = Kinematics(hand, verts), verts
