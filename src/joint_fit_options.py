@@ -16,6 +16,8 @@ class FitOptions(Strict):
     alike: float = Field(0.2, ge=0, le=1,
                          description="share of the keypoints' error variance that a person's pictures have in common")
     cameras: Count = Field(8, description="views: at most this many cameras of a moment")
-    depth_mm: float = Field(4.0, gt=0, description="depth: standard deviation of a joint's depth")
-    rounds: Count = Field(3, description="depth: times that the surface is compared with the fitted mesh")
+    surface_rounds: Count = Field(25, description="depth: rounds of the dense fit, at most")
+    surface_mm: float = Field(1.5, gt=0, description="depth: standard deviation of the surface and its outline")
+    surface_share: float = Field(1.0, gt=0, le=1, description="depth: of a measurement, that one of the 778 vertices counts")
+    surface_least: float = Field(0.85, ge=0, le=1, description="depth: of the fitted mesh, that must lie on the seen surface")
     solver: SolverOptions = SolverOptions(iterations=40, robust="huber", robust_scale=2.5, pose_prior=1.0)

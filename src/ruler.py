@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import gammaincc
 from torch import Tensor
 
 from src.calibration_estimate import Estimate
@@ -222,7 +222,7 @@ def condition(estimate: Estimate, text: str, hand: HandModel, sd_mm: float = 2.0
 
 def _misfit_line(measured: list[Measured], found: Posterior) -> str:
     """A warning where hardly any person of the model has such lengths together; else empty."""
-    if chi2.sf(found.misfit, len(measured)) >= UNLIKELY:
+    if gammaincc(len(measured) / 2, found.misfit / 2) >= UNLIKELY:
         return ""
     lines = ", ".join(f"{m.name} {m.mm:.0f} mm (nearest: {fit:.0f})" for m, fit in zip(measured, found.fit_mm))
     return f"the measured lengths fit together, or to the images, badly; measure again: {lines}"
