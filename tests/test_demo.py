@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.demo import DemoOptions, demo
-from src.demo_hand import BY_BOX, PREDICTED
 from src.demo_geometry import place_by_box, sample
+from src.demo_hand import BY_BOX, PREDICTED
 from src.demo_input import read_picture
 from src.identity import Identity, write_identity
 from tests.demo_cases import (
