@@ -65,6 +65,8 @@ class RefineOptions(Strict):
     start: Literal["root", "constant", "predicted"] = Field(
         "root", description="position to start from: closed form from keypoints and start pose; constant = 0.85 m on the wrist's "
                             "ray; predicted = the method's pred_root")
+    root_prior: float = Field(0.0, ge=0, description="fast: the method's pred_root says the depth to within this share (standard "
+                                                     "deviation), for a hand of the held length; 0 = not used")
     farthest_m: float = Field(3.0, gt=0, description="a wrist that ends farther away than this did not converge")
     chunk: int = Field(1024, ge=1, description="frames read, solved and written at once: bounds the memory, changes no result")
     tag: str = Field("refined", min_length=1, pattern=r"^\w[\w.-]*$", description="results go to out/<name>/<tag>")
@@ -134,7 +136,7 @@ def refine(options: RefineOptions, folder: Path, *, hand: HandModel, device: tor
     truth = options.keypoints == "truth"
     source = read_predictions(options.keypoints) if options.keypoints and not truth else None
     keypoints = KeypointSource(predictions, source, truth)
-    if options.start == "predicted":
+    if options.start == "predicted" or options.root_prior:
         predictions.require("pred_root")
     sets = shape_sets(options.shape, hand, predictions)
     hand.to(device)
@@ -174,7 +176,7 @@ def refine_file(predictions: Predictions, keypoints: KeypointSource, shapes: Sha
                                  min_confidence=options.min_confidence, weigh=options.weigh and options.mode == "fast")
             found = solve_frames(hand, frames, faithful=options.mode == "faithful", solver=options.solver,
                                  sigma_px=options.sigma_px, start=options.start, farthest_m=options.farthest_m,
-                                 total=len(predictions))
+                                 root_prior=options.root_prior, total=len(predictions))
             names = predictions["name"][rows].tolist()
             writer.append(name=names, **_columns(predictions, rows, frames, found, told))
             tally.add(names, found)

@@ -15,6 +15,7 @@ import torch
 from src.fit import FitOptions, fit_hands
 from src.fit_input import Hands
 from src.identity import HandInfo, load_draws, load_identities, require_unscored
+from src.root_head import hand_length
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.predictions import Predictions
@@ -31,8 +32,8 @@ Shapes = Mapping[int, np.ndarray]
 @dataclass(frozen=True)
 class Frames:
     """b rows: uv (b,21,2) px and weight (b,21), 0 where missing · K (b,3,3) · rotations (b,16,3,3) · shape (b,10) · root (b,3) as
-    the method predicted it, or NaN · reason (b) why a row cannot be refined, "" where it can · seen_uv, confidence: the keypoints
-    as the file has them. float64."""
+    the method predicted it, for a hand of the held shape, or NaN · reason (b) why a row cannot be refined, "" where it can ·
+    seen_uv, confidence: the keypoints as the file has them. float64."""
 
     uv: np.ndarray
     weight: np.ndarray
@@ -114,8 +115,17 @@ def read_frames(predictions: Predictions, keypoints: KeypointSource, rows: slice
     reason[~present] = ABSENT
     root = predictions.get("pred_root")
     root = np.full((size, 3), np.nan) if root is None else np.asarray(root[rows], np.float64)
+    if "pred_shape" in predictions and shape != "predicted":  # the same picture of a larger hand is farther away
+        root = root * lengths_ratio(hand, held, np.asarray(predictions["pred_shape"][rows], np.float64))
     return Frames(np.where(weight[..., None] > 0, uv, 0.0), weight if weigh else (weight > 0).astype(float), K,
                   rotations, held, root, reason, uv, confidence)
+
+
+def lengths_ratio(hand: HandModel, held: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(b,1) length of the flat hand of the held shapes (b,10) over that of the predicted ones."""
+    held_m, predicted_m = (hand_length(hand, torch.from_numpy(np.nan_to_num(shape)).to(hand.weights)).double().cpu().numpy()
+                           for shape in (held, predicted))
+    return (held_m / predicted_m)[:, None]
 
 
 def start_poses(predictions: Predictions, rows: slice, hand: HandModel) -> tuple[np.ndarray, np.ndarray | None]:

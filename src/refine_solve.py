@@ -5,7 +5,8 @@ the ray of the wrist's keypoint (of the mean keypoint where the wrist is not see
 Seed: faithful mode counts those 0.85 m to MANO's translation point and not to the wrist, as the original did. Its 6D
 start is made of rotations, so rows have length one; the original's were the network's own, which Adam's steps notice.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -42,9 +43,10 @@ class Refined:
 
 @torch.no_grad()
 def solve_frames(hand: HandModel, frames: Frames, *, faithful: bool, solver: SolverOptions, sigma_px: float, start: Start,
-                 farthest_m: float, total: int) -> Refined:
+                 farthest_m: float, total: int, root_prior: float = 0.0) -> Refined:
     """Refine the frames on the device of the hand. farthest_m: a wrist beyond it has flown off (a pose too wrong to fit) and did
-    not converge. total: frames of the whole file, which faithful mode's mean is over."""
+    not converge. total: frames of the whole file, which faithful mode's mean is over. root_prior: standard deviation, as a share,
+    of the depth of frames.root, which fast mode then takes for a measurement; 0 = it does not."""
     like = hand.weights
     reason = frames.reason.copy()
     posable = torch.from_numpy(~np.isin(reason, (BAD_POSE, NO_SHAPE))).to(like.device)
@@ -60,8 +62,11 @@ def solve_frames(hand: HandModel, frames: Frames, *, faithful: bool, solver: Sol
     energy, start_energy = (torch.full_like(weight[:, 0], torch.nan) for _ in range(2))
     rows = torch.from_numpy(np.flatnonzero(reason == "")).to(like.device)
     if len(rows):
-        work = _faithful if faithful else _fast
-        solved, good, after, before = work(hand, state.rows(rows), uv[rows], weight[rows], K[rows], solver, sigma_px, total)
+        seen = Observations(uv=uv[rows, None], uv_weight=weight[rows, None], K=K[rows, None], sigma_px=sigma_px)
+        if root_prior:
+            seen = _with_depth(seen, predicted[rows, 2], root_prior)
+        work = partial(_faithful, total=total) if faithful else partial(_fast, options=solver)
+        solved, good, after, before = work(hand, state.rows(rows), seen)
         good &= (solved.root[:, 2] > NEAREST_M) & (solved.root[:, 2] <= farthest_m)
         state = HandState(*(old.index_copy(0, rows, torch.where(good.view(-1, *(1,) * (new.dim() - 1)), new, old[rows]))
                             for old, new in zip((state.rotations, state.root, state.shape),
@@ -96,19 +101,27 @@ def _started(hand: HandModel, state: HandState, uv: Tensor, weight: Tensor, K: T
     return HandState(state.rotations, root, state.shape), wrong
 
 
-def _fast(hand: HandModel, start: HandState, uv: Tensor, weight: Tensor, K: Tensor, options: SolverOptions, sigma_px: float,
-          total: int) -> tuple[HandState, Tensor, Tensor, Tensor]:
+def _with_depth(seen: Observations, depth: Tensor, share: float) -> Observations:
+    """With the wrist's depth (b) known to within a share of it; not where it is no number in front of the camera."""
+    known = torch.isfinite(depth) & (depth > NEAREST_M)
+    depth = torch.where(known, depth, 1.0)
+    weight = torch.zeros_like(seen.uv_weight)
+    weight[:, 0, 0] = known / depth.square()
+    return replace(seen, depth=depth[:, None, None].expand_as(weight), depth_weight=weight, sigma_depth_m=share)
+
+
+def _fast(hand: HandModel, start: HandState, seen: Observations, options: SolverOptions,
+          ) -> tuple[HandState, Tensor, Tensor, Tensor]:
     """State, converged (b), energy and start energy (b) by the solver."""
-    seen = Observations(uv=uv[:, None], uv_weight=weight[:, None], K=K[:, None], sigma_px=sigma_px)
     solved = solve(hand, seen, start, options)
     return solved.state, solved.converged, solved.energy, solved.start_energy
 
 
-def _faithful(hand: HandModel, start: HandState, uv: Tensor, weight: Tensor, K: Tensor, options: SolverOptions, sigma_px: float,
-              total: int) -> tuple[HandState, Tensor, Tensor, Tensor]:
+def _faithful(hand: HandModel, start: HandState, seen: Observations, total: int) -> tuple[HandState, Tensor, Tensor, Tensor]:
     """The same by the original's Adam steps, which know neither weights nor priors."""
     wrist = hand.shaped(start.shape).rest_joints[:, 0]
     with torch.enable_grad():
+        uv, weight, K = seen.uv[:, 0], seen.uv_weight[:, 0], seen.K[:, 0]
         fit = fit_faithful(hand, uv, (weight > 0).to(weight), K, rows6d_from_matrix(start.rotations), start.shape,
                            start.root - wrist, total=total)
     state = HandState(matrix_from_rows6d(fit.rows6d), fit.trans + wrist, start.shape)

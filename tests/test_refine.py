@@ -10,6 +10,7 @@ from src.identity import Identity, write_identity
 from src.refine import RefineOptions, RefineSolver, refine
 from src.refine_input import KeypointSource, read_frames
 from src.refine_solve import solve_frames
+from src.root_head import hand_length
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.predictions import PredictionsWriter, read_predictions
@@ -234,6 +235,26 @@ def test_starts_end_alike(tmp_path, start):
                          start=start, farthest_m=3.0, total=ROWS)
     assert (found.reason == "").all()
     assert np.median(np.abs(found.root - np.array(predictions["true_root"])).max(1)) < 0.005
+
+
+def test_root_prior_holds_the_depth(tmp_path):
+    """A method's depth taken for sure (0.01 %) is the depth found, for the held shape's length; taken for little (100 %), the
+    answer is that without it; a row without a depth is refined all the same."""
+    def lost(root):
+        root[2] = np.nan
+
+    write_files(tmp_path, pred_root=lost)
+    start = read_predictions(tmp_path / "mesh.npz")
+    length = [hand_length(HAND, torch.from_numpy(np.array(start[key]))).numpy() for key in ("true_shape", "pred_shape")]
+    expected = start["pred_root"][:, 2] * length[0] / length[1]
+    depths = {}
+    for share in (0.0, 1e-4, 1.0):
+        run(tmp_path, shape="truth", root_prior=share)
+        depths[share] = read_predictions(tmp_path / "out" / "predictions.npz")["pred_root"][:, 2].copy()
+    known = np.arange(ROWS) != 2
+    np.testing.assert_allclose(depths[1e-4][known], expected[known], rtol=1e-3)
+    np.testing.assert_allclose(depths[1.0], depths[0.0], rtol=2e-3)
+    assert np.isfinite(depths[1e-4]).all() and np.abs(depths[0.0] - expected)[known].max() > 0.01
 
 
 def test_a_method_without_rotations(tmp_path):
