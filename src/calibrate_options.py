@@ -27,6 +27,7 @@ class CalibrateOptions(Strict):
     subject: int = Field(1, ge=0, description="input or ruler: number of the person, and name of the identity file")
     keypoints: str | None = Field(None, description="2D joints for joint, views, depth: predictions file of a 2D network on the "
                                                     "frames (input: folder of a pose2d run); null = in predictions itself")
+    validation_keypoints: str | None = Field(None, description="2D joints of the frames of `validation`; null = in that itself")
     measured: str | None = Field(None, description="ruler, e.g. wrist_to_middle_tip:190mm,palm_width:84mm; needs no images")
     measured_sd_mm: float = Field(2.0, gt=0, description="ruler: standard deviation of a length where none is stated (84mm+-1mm)")
     depth_root: str = Field("", description="depth: folder that the frames' names start from, with the aligned depth pictures")

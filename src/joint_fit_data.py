@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.joint_fit_options import FitOptions
 from src.root import fault_line, solve_root
 from src.solver_data import HandState, Observations
+from utils.camera import project
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.predictions import Predictions, read_predictions
@@ -25,13 +27,14 @@ ANGLE = 0.05  # rad: rays to one keypoint that differ by less do not say where i
 
 @dataclass(frozen=True)
 class Frames:
-    """n rows. names (n) · uv (n,21,2) px, weight (n,21), K (n,3,3), all of the whole picture · rotations (n,16,3,3) and shapes
-    (n,10) that a network predicted (zeros where it predicts no shape) · mirrored (n) · world_from_camera (n,4,4) and instant (n)
-    where the file has them."""
+    """n rows. names (n) · uv (n,21,2) px, weight (n,21) over the square of sigma_px (n), K (n,3,3), all of the whole picture ·
+    rotations (n,16,3,3) and shapes (n,10) that a network predicted (zeros where it predicts no shape) · mirrored (n) ·
+    world_from_camera (n,4,4) and instant (n) where the file has them."""
 
     names: np.ndarray
     uv: np.ndarray
     weight: np.ndarray
+    sigma_px: np.ndarray
     K: np.ndarray
     rotations: np.ndarray
     shapes: np.ndarray
@@ -59,7 +62,7 @@ def keypoints_of(predictions: Predictions, keypoints: str | None) -> tuple[Predi
     return file, {name: row for row, name in enumerate(file["name"].tolist())}
 
 
-def frames_of(predictions: Predictions, rows: np.ndarray, keypoints: str | None) -> Frames:
+def frames_of(predictions: Predictions, rows: np.ndarray, keypoints: str | None, fit: FitOptions) -> Frames:
     """The chosen rows of a predictions file. Raises InputError: no keypoints, no poses to start from, frames that the keypoints'
     file lacks, K that cannot be inverted."""
     predictions.require("pred_rotations", "K", "crop_from_image")
@@ -78,14 +81,17 @@ def frames_of(predictions: Predictions, rows: np.ndarray, keypoints: str | None)
     uv = np.asarray(source["pred_joints_uv"][theirs], np.float64)
     confidence = source.get("pred_uv_confidence")
     weight = np.ones(uv.shape[:2]) if confidence is None else np.asarray(confidence[theirs], np.float64)
-    weight = np.where(np.isfinite(uv).all(-1) & np.isfinite(weight), weight.clip(0), 0)
+    weight = np.where(np.isfinite(uv).all(-1) & np.isfinite(weight), weight.clip(0), 0) ** fit.confidence_power
+    crop = np.asarray(source["crop_from_image"][theirs], np.float64)
+    pixel = 1 / np.sqrt(np.maximum(np.abs(np.linalg.det(crop[:, :2, :2])), 1e-12))  # of their crop, in pixels of the picture
     if (empty := (weight > 0).sum(1) < 4).all():
         raise InputError(f"{source.path}: none of the {len(empty)} chosen frames has four keypoints of positive confidence; "
                          "predict again with a sound checkpoint")
     pose, instant = predictions.get("world_from_camera"), predictions.get("instant")
     shapes = predictions.get("pred_shape")
     return Frames(
-        names, uv, weight, _K_whole(predictions, rows, names), np.asarray(predictions["pred_rotations"][rows], np.float64),
+        names, uv, weight, fit.keypoint_px * pixel, _K_whole(predictions, rows, names),
+        np.asarray(predictions["pred_rotations"][rows], np.float64),
         np.zeros((len(rows), 10)) if shapes is None else np.asarray(shapes[rows], np.float64), mirrored,
         None if pose is None else np.asarray(pose[rows], np.float64), None if instant is None else np.asarray(instant)[rows])
 
@@ -111,11 +117,12 @@ def moments_of(frames: Frames, order: Sequence[int], cameras: int) -> list[list[
     return [group for group in groups.values() if len(group) > 1]
 
 
-def observe(frames: Frames, groups: Sequence[Sequence[int]], sigma_px: float) -> Observations:
+def observe(frames: Frames, groups: Sequence[Sequence[int]]) -> Observations:
     """One frame of the solver per group of rows; cameras beyond a group's own have weight 0."""
+    sigma_px = float(np.median(frames.sigma_px))
     views = max(map(len, groups))
     index = np.array([[*group, *[group[0]] * (views - len(group))] for group in groups])
-    weight = frames.weight[index]
+    weight = frames.weight[index] * (sigma_px / frames.sigma_px[index])[..., None] ** 2
     weight[np.arange(views)[None] >= np.array([len(group) for group in groups])[:, None]] = 0
     several = views > 1
     camera = torch.from_numpy(np.linalg.inv(frames.world_from_camera[index])[..., :3, :]) if several else None
@@ -133,6 +140,17 @@ def picture_start(hand: HandModel, frames: Frames, shapes: Tensor) -> tuple[Hand
         log.warning("calibrate: %s", line)
     good = found.valid & torch.isfinite(rotations).flatten(1).all(1)
     return HandState(rotations, found.root, shapes), good.numpy()
+
+
+def misfit(hand: HandModel, seen: Observations, state: HandState) -> np.ndarray:
+    """(n) median distance of the measured keypoints from a fitted hand, each in its own standard deviations."""
+    joints = hand.joints(hand(state.rotations, state.shape))
+    joints = (joints - joints[:, :1] + state.root[:, None])[:, None]
+    if seen.camera_from_world is not None:
+        joints = joints @ seen.camera_from_world[..., :3].transpose(-1, -2) + seen.camera_from_world[..., None, :, 3]
+    far = torch.linalg.vector_norm(project(joints, seen.K) - seen.uv, dim=-1) * seen.uv_weight.sqrt() / seen.sigma_px
+    far = torch.where(joints[..., 2] > 0, far, torch.inf)
+    return torch.where(seen.uv_weight > 0, far, torch.nan).flatten(1).nanmedian(1).values.numpy()
 
 
 def world_start(hand: HandModel, frames: Frames, groups: Sequence[Sequence[int]], shapes: Tensor) -> HandState:

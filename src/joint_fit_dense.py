@@ -21,6 +21,7 @@ FRAME, SHAPE, VERTS = 51, 10, 778
 ROUGH_ROUNDS = 3  # first rounds, in which surfaces further away count as well
 STILL_M = 2e-5  # mean step of the joints under which the fit is done
 DAMPING = 1e-3
+NEAR = 2.0  # standard deviations of the surface, within which a pixel of the mesh is explained
 LARGEST_STEP = 0.5  # of a shape coefficient, in one round
 
 
@@ -67,7 +68,8 @@ class SurfaceFit:
             if still and count >= ROUGH_ROUNDS:
                 break
         matrix, _ = system.of(pose, *self._planes(pictures, before, False))
-        explained = [self.surface.explained(p.depth, verts, p.K) for p, verts in zip(pictures, before[:, -VERTS:])]
+        near = NEAR * self.options.surface_mm / 1000
+        explained = [self.surface.explained(p.depth, verts, p.K, near) for p, verts in zip(pictures, before[:, -VERTS:])]
         return SurfaceFitted(state_of(pose), pose.shape[:, 0], torch.linalg.inv(matrix)[-SHAPE:, -SHAPE:], explained)
 
     def place(self, pose: Pose) -> Tensor:

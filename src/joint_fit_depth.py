@@ -25,7 +25,7 @@ from utils.predictions import Predictions
 log = logging.getLogger(__name__)
 ROOM = 0.6  # share of the keypoints' box that is kept around it
 TRIES = 3  # pictures that are tried for each one wanted, and ...
-MORE_TRIES = 5
+MORE_TRIES = 9
 MOVES = 2  # times that the hand is moved to the surface: once near, another part of it is drawn
 
 
@@ -52,9 +52,9 @@ def fit_depth(predictions: Predictions, orders: Mapping[int, np.ndarray], option
     fit, prior = SurfaceFit(hand, options.fit), (torch.zeros(10, dtype=torch.float64), torch.eye(10, dtype=torch.float64))
     people = {subject: Person(order.tolist()) for subject, order in orders.items()}
     while wave := [(p, p.order.pop(0)) for p in people.values() for _ in range(_wanted(p, options.n))]:
-        frames = frames_of(predictions, np.array([row for _, row in wave]), options.keypoints)
+        frames = frames_of(predictions, np.array([row for _, row in wave]), options.keypoints, options.fit)
         state, good = picture_start(hand, frames, torch.from_numpy(frames.shapes))
-        seen = observe(frames, [[i] for i in range(len(frames))], options.fit.keypoint_px)
+        seen = observe(frames, [[i] for i in range(len(frames))])
         state = solve(hand, seen, state, options.fit.solver).state
         for i, (person, _) in enumerate(wave):
             person.tried += 1

@@ -13,8 +13,9 @@ from src.calibration_basis import hand_size_mm, rest_mesh_basis, rest_mesh_mm
 from src.calibration_draws import orders_of_draw
 from src.calibration_people import select_people
 from src.identity import read_identity
-from src.joint_fit import estimates, weakened
+from src.joint_fit import estimates
 from src.joint_fit_data import frames_of, moments_of, triangulate
+from src.joint_fit_noise import RawFit, Stated, measure_noise
 from src.joint_fit_options import FitOptions
 from utils.errors import InputError
 from utils.predictions import read_predictions
@@ -81,7 +82,7 @@ def test_depth_of_one_picture(tmp_path: Path, mirrored: bool):
     found = estimated(tmp_path / "p.npz", "depth", 1, depth_root=str(tmp_path))
     assert max(size_errors(found)) < 2 and max(mesh_errors(found)) < 1.5
     assert np.mean(mesh_errors(found)) < np.mean([rest_mesh_mm(BASIS, 0.6 * shape) for shape in SHAPES]) / 4
-    assert all(e.n == 1 and e.cue == "depth camera (1 picture)" and e.settings["explained"][0] > 0.85 for e in found.values())
+    assert all(e.n == 1 and e.cue == "depth camera (1 picture)" and e.settings["explained"][0] > 0.92 for e in found.values())
 
 
 def test_hidden_hands_do_not_count(tmp_path: Path):
@@ -143,7 +144,7 @@ def test_moments(tmp_path: Path):
     pose = made["world_from_camera"].copy()
     pose[[0, 1]] = np.nan
     write_case(tmp_path / "p.npz", SHAPES[:1], moments=3, cameras=3, columns={"world_from_camera": pose})
-    frames = frames_of(read_predictions(tmp_path / "p.npz"), np.arange(9), None)
+    frames = frames_of(read_predictions(tmp_path / "p.npz"), np.arange(9), None, FitOptions())
     assert moments_of(frames, range(9), 8) == [[3, 4, 5], [6, 7, 8]]
     assert moments_of(frames, range(8, -1, -1), 2) == [[8, 7], [5, 4]]
 
@@ -160,20 +161,72 @@ def test_triangulation():
     assert not triangulate(uv[1:], np.ones((2, 5)), np.tile(K, (2, 1, 1)), pose[1:])[1].any()
 
 
+def raw_fit(told: np.ndarray, said: np.ndarray, prior: tuple[np.ndarray, np.ndarray], n: int) -> RawFit:
+    """The fit of n pictures of information `told` each, which put the shape at `said`."""
+    covariance = np.linalg.inv(np.linalg.inv(prior[1]) + n * told)
+    return RawFit(covariance @ (np.linalg.inv(prior[1]) @ prior[0] + n * told @ said), covariance, *prior, n)
+
+
 def test_common_errors_do_not_average_away():
-    """weakened: independent errors change nothing; common ones leave n pictures what one has; a prior alone stays the prior."""
+    """Stated: independent errors change nothing; common ones leave n pictures what one has; a prior alone stays the prior."""
     draw = np.random.default_rng(0)
     root = draw.normal(size=(10, 10))
-    told, prior, truth = root @ root.T, (draw.normal(size=10), np.diag(draw.uniform(0.5, 2, 10))), draw.normal(size=10)
-    n = 8
-    covariance = np.linalg.inv(np.linalg.inv(prior[1]) + n * told)
-    mean = covariance @ (np.linalg.inv(prior[1]) @ prior[0] + n * told @ truth)
-    assert all(np.allclose(a, b) for a, b in zip(weakened(mean, covariance, prior, n, 0.0), (mean, covariance)))
-    one = np.linalg.inv(np.linalg.inv(prior[1]) + told)
-    assert np.allclose(weakened(mean, covariance, prior, n, 1.0)[1], one)
-    assert np.allclose(weakened(mean, covariance, prior, n, 1.0)[0], one @ (np.linalg.inv(prior[1]) @ prior[0] + told @ truth))
-    assert np.allclose(weakened(mean, covariance, prior, n, 0.25, np.inf)[1], np.linalg.inv(np.linalg.inv(prior[1]) + 4 * told))
-    assert np.allclose(weakened(*prior, prior, n, 0.3)[0], prior[0])
+    told, prior, said = root @ root.T, (draw.normal(size=10), np.diag(draw.uniform(0.5, 2, 10))), draw.normal(size=10)
+    fit, one, four = (raw_fit(told, said, prior, n) for n in (8, 1, 4))
+    for stated, factor, expected in ((Stated(0.0), 1, fit), (Stated(1.0), 1, one), (Stated(0.25), np.inf, four)):
+        mean, covariance = stated.posterior(fit, factor)
+        assert np.allclose(mean, expected.mean) and np.allclose(covariance, expected.covariance)
+    assert Stated(0.25).effective_n(fit) == pytest.approx(8 / 2.75)
+    empty = raw_fit(0 * told, said, prior, 3)
+    assert np.allclose(Stated(0.3).posterior(empty)[0], prior[0]) and np.allclose(Stated(0.3).posterior(empty)[1], prior[1])
+
+
+def test_measured_noise_is_undone():
+    """Fits that shrink long fingers, are off for everybody and err about a person: measured on 60 people, the posterior of 60
+    others is unbiased, nearer than the fits, and its 68 % interval holds 62-74 %."""
+    draw = np.random.default_rng(1)
+    told, slope, offset = np.diag(draw.uniform(5, 200, 10)), np.diag(draw.uniform(0.4, 1, 10)), draw.normal(size=10)
+    prior = np.zeros(10), np.eye(10)
+
+    def person() -> tuple[np.ndarray, RawFit]:
+        truth = draw.normal(size=10)
+        said = offset + slope @ truth + 0.4 * draw.normal(size=10) + draw.normal(size=10) / np.sqrt(np.diag(told))
+        return truth, raw_fit(told, said, prior, 1)
+
+    (known, fits), (truth, others) = (zip(*(person() for _ in range(60))) for _ in range(2))
+    noise = measure_noise(fits, np.array(known))
+    mean, covariance = (np.stack(x) for x in zip(*map(noise.posterior, others)))
+    error, before = mean - truth, np.stack([fit.mean for fit in others]) - truth
+    assert np.abs(error.mean(0)).max() < 0.35 and np.square(error).mean() < 0.5 * np.square(before).mean()
+    assert 0.62 < (np.abs(error) < np.sqrt(np.einsum("pii->pi", covariance))).mean() < 0.74
+    more = noise.posterior(others[0], np.inf)[1]
+    assert (np.diag(more) <= np.diag(covariance[0])).all() and np.diag(more).max() > 0.05
+    assert 0 < noise.effective_n(others[0]) < 1
+
+
+def test_validation_people_measure_the_noise(tmp_path: Path):
+    """With calibrate.validation the fit's errors are measured on its people: a keypoint network that draws hands 4 % too small
+    is seen through; people without known shapes, and too few of them, are refused."""
+    def drawn_small(path: Path, shapes: np.ndarray, seed: int, **more) -> None:
+        made = write_case(path, shapes, moments=1, cameras=3, px=0.5, seed=seed)
+        uv = made["pred_joints_uv"]
+        middle = uv.mean(1, keepdims=True)
+        write_case(path, shapes, moments=1, cameras=3, px=0.5, seed=seed,
+                   columns={"pred_joints_uv": middle + 0.96 * (uv - middle), **more})
+
+    shapes = np.random.default_rng(3).normal(size=(28, 10))
+    drawn_small(tmp_path / "val.npz", shapes[:24], 1)
+    drawn_small(tmp_path / "p.npz", shapes[24:], 2)
+    plain = estimated(tmp_path / "p.npz", "views", 1)
+    told = estimated(tmp_path / "p.npz", "views", 1, validation=str(tmp_path / "val.npz"))
+    assert np.mean(size_errors(plain, shapes[24:])) > 4 and np.mean(size_errors(told, shapes[24:])) < 2.5
+    assert told[1].settings["noise"]["people"] == 24 and plain[1].settings["noise"] == {"stated": True, "alike": 0.2}
+    drawn_small(tmp_path / "few.npz", shapes[:3], 1)
+    with pytest.raises(InputError, match="few.npz: calibrate.validation: expected at least 8 people whom method views can fit"):
+        estimated(tmp_path / "p.npz", "views", 1, validation=str(tmp_path / "few.npz"))
+    drawn_small(tmp_path / "unknown.npz", shapes[:9], 1, true_shape=np.full((27, 10), np.nan))
+    with pytest.raises(InputError, match="unknown.npz: calibrate.validation needs people of known shape, but subject 1 has no"):
+        estimated(tmp_path / "p.npz", "views", 1, validation=str(tmp_path / "unknown.npz"))
 
 
 @pytest.mark.parametrize(("method", "without", "line"), [
