@@ -14,7 +14,9 @@ import numpy as np
 from src.calibration_estimate import Estimate
 
 MOST = 1e6  # times as many images: beyond that, more images are no remedy
-_REMEDY = "use a ruler (calibrate.measured), a second calibrated view, or depth"
+# What gives size, and the word by which an estimate's cue says that it has it already.
+_REMEDIES = {"ruler": "a ruler with more lengths (calibrate.measured)", "cameras": "a second calibrated view",
+             "depth": "depth pictures"}
 
 
 def vertex_sd_mm(basis: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -28,6 +30,12 @@ def vertex_sd_mm(basis: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def mesh_sd_mm(gram: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Standard deviation of the mesh in mm, (...), from covariances (...,10,10): rms over the vertices."""
     return np.sqrt(np.maximum(np.einsum("st,...st->...", gram, covariance), 0))
+
+
+def _remedy(cue: str) -> str:
+    """What the estimate does not stand on yet; more lengths of a ruler always help."""
+    others = [text for word, text in _REMEDIES.items() if word == "ruler" or word not in cue]
+    return f"use {', '.join(others[:-1])} or {others[-1]}" if len(others) > 1 else f"use {others[0]}"
 
 
 def decide(estimate: Estimate, gram: np.ndarray, enough_mm: float) -> dict[str, Any] | None:
@@ -46,12 +54,12 @@ def decide(estimate: Estimate, gram: np.ndarray, enough_mm: float) -> dict[str, 
     if said["enough"]:
         text = f"enough: the mesh is known to {now:.2f} mm"
     elif at is None:
-        text = f"not enough: the mesh is known to {now:.2f} mm only; {_REMEDY}"
+        text = f"not enough: the mesh is known to {now:.2f} mm only; {_remedy(estimate.cue)}"
     else:
         factor = _factor(lambda f: float(mesh_sd_mm(gram, at(f))), enough_mm)
         if factor is None:
             text = (f"not enough: the mesh is known to {now:.2f} mm only, and no number of images will do: the floor is "
-                    f"{floor:.2f} mm; {_REMEDY}")
+                    f"{floor:.2f} mm; {_remedy(estimate.cue)}")
         else:
             said["further_images"] = max(1, math.ceil(estimate.n * (factor - 1)))
             text = (f"not enough: the mesh is known to {now:.2f} mm only; about {said['further_images']} further images like "
