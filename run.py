@@ -84,9 +84,8 @@ def refine(options) -> None:
 
 
 def fit(options) -> None:
-    from src.fit import fit as run_fit
-
     from options.build import hands_of
+    from src.fit import fit as run_fit
     from utils.device import choose_device
 
     device = choose_device(options.device, options.threads)
