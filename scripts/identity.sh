@@ -24,13 +24,12 @@ run calibrate options/identity_calibrate.yaml calibrate.method=views calibrate.v
     calibrate.keypoints=$OUT/pose2d/calibration/predictions.npz calibrate.out=$OUT/identities_views calibrate.draws=1 'calibrate.curve_n=[20]'
 run synth options/identity_rgbd_synth.yaml
 run prepare options/identity_rgbd.yaml
-RGBD="dataset.root=$OUT/rgbd dataset.prepared=$OUT/rgbd_prepared test.tag=rgbd test.report=false"
+RGBD="dataset.root=$OUT/rgbd dataset.prepared=$OUT/rgbd_prepared dataset.sequences=even test.tag=rgbd test.report=false"
 run test options/identity_baseline.yaml $RGBD
 run test options/identity_pose2d.yaml $RGBD
-# The recordings with depth are their own, but their names are those of the first set's: hence allow_scored_frames.
 run calibrate options/identity_calibrate.yaml calibrate.method=depth calibrate.validation=null calibrate.n=1 \
     calibrate.predictions=$OUT/baseline/rgbd/predictions.npz calibrate.keypoints=$OUT/pose2d/rgbd/predictions.npz \
-    calibrate.depth_root=$OUT/rgbd calibrate.allow_scored_frames=true calibrate.out=$OUT/identities_depth calibrate.draws=1 'calibrate.curve_n=[1]'
+    calibrate.depth_root=$OUT/rgbd calibrate.out=$OUT/identities_depth calibrate.draws=1 'calibrate.curve_n=[1]'
 
 # Positions in the camera under the three protocols, and the ablation: each arm, each source of shape, with and without refinement.
 run test options/identity_baseline.yaml $SCORED test.tag=scored test.keypoints=$KEYPOINTS test.camera_identity=$OUT/identities
