@@ -7,7 +7,6 @@ weight 0 (its value may then be NaN); a block that nobody measured is None. All 
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -100,8 +99,3 @@ class SolverOptions(Strict):
     stay_fingers: float = Field(0.2, gt=0, description="its standard deviation per finger axis-angle number, rad")
     stay_global: float = Field(0.2, gt=0, description="its standard deviation per axis of the global rotation, rad")
     chunk: int = Field(512, ge=1, description="frames at once: bounds the memory, changes nothing else")
-
-
-def nan_rows(*tensors: Tensor) -> Tensor:
-    """(n) bool: rows of any of the tensors (n,...) that hold a value that is not finite."""
-    return torch.stack([~torch.isfinite(t).flatten(1).all(1) for t in tensors]).any(0)
