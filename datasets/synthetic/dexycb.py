@@ -6,38 +6,29 @@ written beside its place and renamed when whole. `synthetic.json` in the root sa
 anything and has no such file is never written to. What the toolkit wants: 10 people x 100 sequences, 8 cameras, 640x480; other
 counts and sizes are for our reader.
 """
-import contextlib
-import errno
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import cv2
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from datasets.processes import in_processes
 from datasets.synthetic import dexycb_files as dexycb
+from datasets.synthetic.claim import claim, disk_full, run_tasks
 from datasets.synthetic.motion import Wish
 from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people
 from datasets.synthetic.scene import Rig, sample_intrinsics, sample_rig
 from datasets.synthetic.sequence import Studio, master, write_sequence
 from utils.errors import InputError
-from utils.files import read_json, write_json, write_text
+from utils.files import write_text
 from utils.hand import HandModel
 from utils.mano_file import HandArrays
 from utils.strict import Strict
 
-MARKER = "synthetic.json"
 VERSION = 1  # of what is drawn: raise it when equal options would give other bytes
-_NOT_CONTENT = {"out", "workers"}
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -97,24 +88,19 @@ def write(options: Options, hand_right: HandModel, hand_left: HandModel | None) 
     root = Path(options.out)
     right, left = hand_right.arrays, hand_left.arrays if options.left > 0 else None
     studio = make_studio(options, right, left)
-    _claim(root, options, right, left)
-    try:
+    claim(root, options, right, left, layout="DexYCB", version=VERSION)
+    every = [(s, i) for s in range(options.people) for i in range(options.sequences)]
+    per_task = options.cameras * options.frames
+    with disk_full(root, lambda: f"{sum(_folder(root, *task).is_dir() for task in every)} of {len(every)} sequences"):
         _write_calibration(root, studio)
         shutil.rmtree(root / ".part", ignore_errors=True)
-        every = [(s, i) for s in range(options.people) for i in range(options.sequences)]
         todo = [task for task in every if not _folder(root, *task).is_dir()]
-        per_task = options.cameras * options.frames
         finished = (len(every) - len(todo)) * per_task
         with tqdm(total=len(every) * per_task, initial=finished, unit=" pictures", desc="synth dexycb") as bar:
-            for count in _run(options, studio, (right, left), root, todo):
+            for count in run_tasks(partial(_write, studio, root), partial(_task, options, right, left, root), todo,
+                                   options.workers):
                 bar.update(count)
         shutil.rmtree(root / ".part", ignore_errors=True)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        done = sum(_folder(root, *task).is_dir() for task in every)
-        raise InputError(f"{root}: disk full after {done} of {len(every)} sequences; make room and run the same command to go "
-                         "on") from error
     return {"sequences": len(every), "written": len(todo), "pictures": len(todo) * per_task}
 
 
@@ -147,38 +133,6 @@ def _from_master(rig: Rig) -> Rig:
     return Rig(np.linalg.inv(to_world) @ world_from_table, rig.K, rig.seat)
 
 
-def _claim(root: Path, options: Options, right: HandArrays, left: HandArrays | None) -> None:
-    """Make the folder ours, or refuse: it holds something else, or a synthetic set of other options."""
-    content = {"options": json.loads(options.model_dump_json(exclude=_NOT_CONTENT)), "hand_right": right.sha256,
-               "hand_left": left.sha256 if left else None, "version": VERSION}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root}: expected a folder or nothing, found a file; choose another synth.out")
-    if not root.is_dir() or not any(root.iterdir()):
-        write_json(root / MARKER, {
-            "synthetic": True, "note": "Rendered, not recorded: no real person's hand. Layout of DexYCB.", "hands": right.name,
-            "licence": "as this project", **content, "digest": digest})
-        return
-    if not (root / MARKER).is_file():
-        raise InputError(f"{root}: holds files but no {MARKER}, so it is no synthetic set and nothing is written there; choose "
-                         "another synth.out")
-    found = read_json(root / MARKER, "remove the folder, or choose another synth.out")
-    if not isinstance(found, dict) or found.get("digest") != digest:
-        raise InputError(f"{root}: holds a synthetic set made otherwise ({_difference(found, content)}); remove it, or choose "
-                         "another synth.out")
-
-
-def _difference(found: object, content: dict) -> str:
-    """The first thing in which a marker differs, in words."""
-    before = found.get("options") if isinstance(found, dict) else None
-    if isinstance(before, dict):
-        for key, value in content["options"].items():
-            if before.get(key) != value:
-                return f"{key}: {before.get(key)} there, {value} now"
-        return "another hand model or version of this program"
-    return f"{MARKER} is damaged"
-
-
 def _folder(root: Path, subject: int, index: int) -> Path:
     return root / dexycb.subject_name(subject) / dexycb.sequence_name(subject, index)
 
@@ -198,40 +152,6 @@ def _write_calibration(root: Path, studio: Studio) -> None:
         write_text(folder / f"mano_{dexycb.mano_calib(person.index)}" / "mano.yml", dexycb.mano_yml(person.shape))
 
 
-def _run(options: Options, studio: Studio, hands: tuple, root: Path, todo: list[tuple[int, int]]) -> Iterator[int]:
-    """Write the recordings, here or in worker processes; yields pictures as they are done."""
-    workers = min(options.workers or len(os.sched_getaffinity(0)), len(todo))
-    if workers <= 1:
-        threads = torch.get_num_threads(), cv2.getNumThreads()
-        try:
-            for task in todo:
-                yield write_sequence(studio, *task, _folder(root, *task), root / ".part" / f"{task[0]}-{task[1]}")
-        finally:
-            torch.set_num_threads(threads[0])
-            cv2.setNumThreads(threads[1])
-        return
-    results = in_processes(partial(_task, options, *hands, root), todo, workers)
-    with _one_thread_each():  # the processes start with the first result
-        yield next(results)
-    yield from results
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started here get linear algebra on one thread: as many threads as cores in each of them slow one another down."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 _STUDIO: list[Studio] = []  # of a worker process
 
 
@@ -239,4 +159,8 @@ def _task(options: Options, right: HandArrays, left: HandArrays | None, root: Pa
     if not _STUDIO:
         torch.set_num_threads(1)
         _STUDIO.append(make_studio(options, right, left))
-    return write_sequence(_STUDIO[0], *task, _folder(root, *task), root / ".part" / f"{task[0]}-{task[1]}")
+    return _write(_STUDIO[0], root, task)
+
+
+def _write(studio: Studio, root: Path, task: tuple[int, int]) -> int:
+    return write_sequence(studio, *task, _folder(root, *task), root / ".part" / f"{task[0]}-{task[1]}")
