@@ -4,31 +4,24 @@ Left hands were annotated with MANO_LEFT's unmended shape directions (`left_shap
 option. Setups, splits and subsets are chosen when reading: one prepared folder serves them all.
 Seed: Kong et al. (ECCV 2022) drop left hands and frames with a joint outside the picture; so do the defaults here.
 """
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.dex_ycb_frames import Broken, Excluded, Plan, read_frame
-from datasets.dex_ycb_prepare import prepare_tree, summary_text
+from datasets.dex_ycb_prepare import prepare_tree
 from datasets.dex_ycb_reader import DexYcb, require_fit, sides
 from datasets.dex_ycb_tree import SIDES, Tree
+from datasets.prepare import Prepared
+from datasets.prepared_options import StoredOptions
 from datasets.reader import Hands
 from utils.strict import Strict
 
 SERIALS = ("836212060125", "839512060362", "840412060917", "841412060263",
            "932122060857", "932122060861", "932122061900", "932122062010")
-
-
-class StoredOptions(Strict):
-    """The crops that `prepare` cuts once. A wider factor than crop.factor leaves room for augmentation."""
-
-    factor: float = Field(2.0, gt=0.5, le=8, description="side of the stored crop / longer side of the box of the joints")
-    pixels: int | None = Field(None, ge=16, le=1024, description="side of the stored crop; null = its native size")
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality")
 
 
 class Options(Strict):
@@ -60,17 +53,6 @@ class Options(Strict):
         """The part that a prepared folder depends on."""
         return Plan(self.hands, self.in_image, self.width, self.height, self.serials, self.stored.factor, self.stored.pixels,
                     self.stored.quality, self.stride, self.limit, self.unreadable)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What prepare did: the folder, and the counts that are in its counts.json. str() is the text to print."""
-
-    folder: Path
-    counts: dict[str, Any]
-
-    def __str__(self) -> str:
-        return summary_text(self.counts, self.folder)
 
 
 def prepare(options: Options, hands: Hands, workers: int | None = None) -> Prepared:

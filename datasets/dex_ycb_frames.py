@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from datasets.dex_ycb_tree import Sequence
+from datasets.prepare import EXAMPLES, write_shard
 from utils.errors import InputError
-from utils.files import atomic_path
 
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "subject": (np.int16, ()), "sequence": (np.int16, ()), "camera": (np.int16, ()), "frame": (np.int32, ()),
@@ -31,7 +31,6 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "stored": (np.int32, (3,)),        # left, top and side of the stored crop, whole pixels of the picture
 }
 LARGEST = 4  # times the picture's longer side: a larger crop is a hand at the lens, and mostly black
-EXAMPLES = 3  # broken files named per sequence and reason
 BREAKS = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of a broken npz
 UV_TOLERANCE = 2.0  # pixels between joint_2d and K * joint_3d
 
@@ -66,6 +65,14 @@ class Task:
     K: np.ndarray
     plan: Plan
     shard: Path
+
+    @property
+    def name(self) -> str:
+        return self.sequence.folder
+
+    @property
+    def fingerprint(self) -> str:
+        return self.sequence.fingerprint
 
 
 class Excluded(Exception):
@@ -110,21 +117,7 @@ def cut_sequence(task: Task) -> dict:
             rows.append({**row, "subject": s.subject, "sequence": s.index, "camera": camera, "frame": frame, "side": s.side,
                          "mano": mano, "world": world[frame], "K": task.K[camera]})
     counts["kept"] = len(rows)
-    write_shard(task.shard, rows, crops, s.fingerprint, counts, examples)
-    return {"counts": dict(counts), "examples": dict(examples)}
-
-
-def write_shard(path: Path, rows: list[dict], crops: list[bytes], fingerprint: str, counts: Counter, examples: dict) -> None:
-    """The crops end to end in one file, then the labels: a shard whose .npz exists is finished."""
-    columns = {name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
-               for name, (dtype, shape) in COLUMNS.items()}
-    with atomic_path(path.with_suffix(".crops")) as temporary, open(temporary, "wb") as file:
-        file.writelines(crops)
-    with atomic_path(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
-        np.savez(file, lengths=np.array([len(c) for c in crops], np.int64), fingerprint=np.array(fingerprint),
-                 reasons=np.array(list(counts), dtype=str), counts=np.array(list(counts.values()), np.int64),
-                 examples=np.array([line for lines in examples.values() for line in lines], dtype=str),
-                 example_reasons=np.array([reason for reason, lines in examples.items() for _ in lines], dtype=str), **columns)
+    return write_shard(task.shard, COLUMNS, rows, {"crops": crops}, s.fingerprint, counts, examples)
 
 
 def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:

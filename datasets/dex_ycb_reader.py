@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,13 @@ import torch
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
 from datasets.dex_ycb_frames import BREAKS, COLUMNS, Broken, decode
-from datasets.dex_ycb_prepare import FORMAT, VERSION, same_plan
+from datasets.dex_ycb_prepare import TITLE, VERSION
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES
+from datasets.prepare import read_meta, same_plan
 from datasets.reader import HAND_TOLERANCE_M, Hands, Picture, Raw, Reader, hand_error_m
 from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
 from utils.errors import InputError
-from utils.files import read_json
 from utils.predictions import index_hash
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class DexYcb(Reader):
         o, stored = self.options, self.meta["plan"]
         lefts = int(self.labels["side"][self.rows].sum())
         known: dict[str, Any] = {
-            "dataset": "DexYCB", "split": f"{o.setup}/{self.split}", "root_joint": "wrist",
+            "dataset": "DexYCB", "official": "dex_ycb", "split": f"{o.setup}/{self.split}", "root_joint": "wrist",
             "joints": "chain joints, manopth tips",
             "hands": "right hands" if o.hands == "right" else f"{len(self) - lefts} right and {lefts} left hands (mirrored)",
             "crop": f"{self.crop.factor:g} x box of the joints, {self.crop.pixels} px",
@@ -262,14 +263,12 @@ def _read_labels(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_meta(folder: Path, options: Options) -> dict[str, Any]:
-    meta = read_json(folder / "meta.json", "run `run.py prepare <option file>` first, or set dataset.prepared")
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
-        raise InputError(f"{folder}/meta.json: expected {FORMAT}, version {VERSION}; remove the folder and prepare again")
+    meta = read_meta(folder, TITLE, VERSION)
     # Fewer frames may be read than were prepared, never more.
     plan, wanted = dict(meta["plan"]), options.plan()
     if wanted.hands == "right":
         plan["hands"] = "right"
     if wanted.in_image:
         plan["in_image"] = True
-    same_plan(folder, plan, wanted)
+    same_plan(folder, plan, asdict(wanted))
     return meta

@@ -174,7 +174,7 @@ def test_mixtures_are_refused(tree: Path, tmp_path: Path):
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-import datasets.cache, datasets.dex_ycb_frames, datasets.dex_ycb_prepare as p
+import datasets.cache, datasets.dex_ycb_frames, datasets.prepare, datasets.dex_ycb_prepare as p
 from utils.errors import InputError
 
 def dying(function, at):
@@ -206,8 +206,8 @@ KILLS = {
     "between a shard's two files": "datasets.dex_ycb_frames.np.savez = dying(datasets.dex_ycb_frames.np.savez, 4)",
     "after a commit": "p.Path.unlink = dying(p.Path.unlink, 45)",
     "writing the index": "datasets.cache.ColumnWriter.append = dying(datasets.cache.ColumnWriter.append, 7)",
-    "before the last file": "p.write_json = dying(p.write_json, 3)",
-    "before cleaning up": "p.shutil.rmtree = dying(p.shutil.rmtree, 1)",
+    "before the last file": "datasets.prepare.write_json = dying(datasets.prepare.write_json, 3)",
+    "before cleaning up": "datasets.prepare.shutil.rmtree = dying(datasets.prepare.shutil.rmtree, 1)",
 }
 
 
