@@ -33,10 +33,19 @@ def distances(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"]
     return np.sqrt(np.einsum("nkc,nkc->nk", difference, difference))
 
 
-def procrustes(
-    pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"], reflections: bool
-) -> Float[np.ndarray, "n k 3"]:
-    """`pred` moved, turned and scaled onto `true`, each sample by itself (the official `align_w_scale`).
+class Similarity(NamedTuple):
+    """The parts of an alignment of n point sets: rotation (n,3,3), the rest (n,1,1), means (n,1,3)."""
+
+    rotation: np.ndarray
+    trace: np.ndarray
+    true_norm: np.ndarray
+    pred_norm: np.ndarray
+    true_mean: np.ndarray
+    pred_mean: np.ndarray
+
+
+def similarity(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"], reflections: bool) -> Similarity:
+    """Each sample's map of the official `align_w_scale`: aligned = (pred - mean) R^T trace true_norm / pred_norm + true mean.
 
     With `reflections` a mirrored hand fits perfectly, as in the official evaluations; without, the rotation is proper.
     """
@@ -49,9 +58,16 @@ def procrustes(
         sign = np.where(np.linalg.det(u) * np.linalg.det(vt) < 0, -1.0, 1.0)
         u[:, :, 2] *= sign[:, None]
         s[:, 2] *= sign
-    rotation = u @ vt
-    scale = s.sum(1)[:, None, None] * true_norm / pred_norm
-    return pred_c @ (rotation * scale).transpose(0, 2, 1) + true_mean
+    return Similarity(u @ vt, s.sum(1)[:, None, None], true_norm, pred_norm, true_mean, pred_mean)
+
+
+def procrustes(
+    pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"], reflections: bool
+) -> Float[np.ndarray, "n k 3"]:
+    """`pred` moved, turned and scaled onto `true`, each sample by itself; `reflections` as in `similarity`."""
+    found = similarity(pred, true, reflections)
+    scale = found.trace * found.true_norm / found.pred_norm
+    return (pred - found.pred_mean) @ (found.rotation * scale).transpose(0, 2, 1) + found.true_mean
 
 
 def scale_and_translation(
