@@ -41,6 +41,8 @@ def _emit(value) -> bytes:
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, (int, np.integer)):
         return b"\x8a\x08" + struct.pack("<q", int(value)) if abs(value) >= 2**31 else b"J" + struct.pack("<i", int(value))
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
     if isinstance(value, (str, bytes)):
         raw = value.encode("latin1") if isinstance(value, str) else value
         return b"T" + struct.pack("<i", len(raw)) + raw
