@@ -128,7 +128,7 @@ def plan(wish: Wish, hand: Anatomy, contact, seat: float, number: int, rng: np.r
     start = times[min(absent, wish.frames - 1)]
     held = np.zeros(wish.frames, bool)
     if rng.uniform() < wish.grasps:
-        grasp = _grasp(hand, contact, number, seat, places[0, 0], rng)
+        grasp = sample_grasp(hand, contact, number, seat, places[0, 0], rng)
         angles, turn, wrist, touch = _grasp_course(hand, grasp, times, start, wish.seconds, wish.roam_m, rng)
         held = times >= touch
         thing_from_hand = _inverse(_pose(grasp.turn, grasp.wrist)) @ grasp.place
@@ -185,7 +185,7 @@ def _inverse(pose: np.ndarray) -> np.ndarray:
     return _pose(turn, -(turn @ pose[..., :3, 3:])[..., 0])
 
 
-def _grasp(hand: Anatomy, contact, number: int, seat: float, lying: np.ndarray, rng: np.random.Generator) -> Grasp:
+def sample_grasp(hand: Anatomy, contact, number: int, seat: float, lying: np.ndarray, rng: np.random.Generator) -> Grasp:
     """From the side with the thumb up (upright round things and poles), or from above."""
     kind, size = things.SIZES[number]
     spot = lying[:3, 3] * [1, 1, 0]

@@ -94,8 +94,11 @@ def _draw(start: int, surface: Surface, verts: torch.Tensor, normals: torch.Tens
     seen = (verts[:, None] @ poses[:, :3, :3].transpose(1, 2) + poses[:, None, :3, 3]).flatten(0, 1)
     fragments = rasterise(seen, surface.faces, K.repeat(steps, 1, 1), height, width)
     shadows = cast(verts, surface.faces, lighting.direction[0])
-    gain = torch.from_numpy(sensor.gain).float()
-    colour = _colours(fragments, surface, verts, normals, poses, height * width, lighting, shadows, gain)
+    picture = torch.div(fragments.pixel, height * width, rounding_mode="floor")
+    camera, step = picture % cameras, torch.div(picture, cameras, rounding_mode="floor")
+    gain = torch.from_numpy(sensor.gain).float().index_select(0, camera)
+    eye = eyes(poses).index_select(0, camera)
+    colour = colours(fragments, surface, verts, normals, height * width * cameras, step, eye, gain, lighting, shadows)
     ends = torch.searchsorted(fragments.pixel, torch.arange(1, steps * cameras + 1) * (height * width)).tolist()
     pixel, millimetres = fragments.pixel.numpy(), (fragments.depth * 1000 + 0.5).numpy()
     labels = surface.labels[fragments.face.numpy()]
@@ -112,16 +115,19 @@ def _draw(start: int, surface: Surface, verts: torch.Tensor, normals: torch.Tens
         begin = end
 
 
-def _colours(fragments: Fragments, surface: Surface, verts: torch.Tensor, normals: torch.Tensor, poses: torch.Tensor, pixels: int,
-             lighting: Lighting, shadows: Shadows, gain: torch.Tensor) -> np.ndarray:
-    """sRGB uint8 (n,3) of the fragments."""
-    cameras = len(poses)
-    both = interpolate_fragments(fragments, surface.faces, torch.cat([verts, normals], -1), pixels * cameras)
+def eyes(poses: torch.Tensor) -> torch.Tensor:
+    """Centres (c,3) in the table frame of cameras with poses (c,4,4), camera from table."""
+    return -(poses[:, :3, :3].transpose(1, 2) @ poses[:, :3, 3:])[..., 0]
+
+
+def colours(fragments: Fragments, surface: Surface, verts: torch.Tensor, normals: torch.Tensor, pixels: int, step: torch.Tensor,
+            eye: torch.Tensor, gain: torch.Tensor, lighting: Lighting, shadows: Shadows) -> np.ndarray:
+    """sRGB uint8 (n,3) of n fragments. pixels: of all pictures of one row of verts and normals (t,v,3) · step (n) in 0..t-1,
+    rising · eye (n,3): the camera's centre, frame of verts · gain (n,3) of the camera.
+    """
+    both = interpolate_fragments(fragments, surface.faces, torch.cat([verts, normals], -1), pixels)
     points, normal = both[:, :3], both[:, 3:]
-    picture = torch.div(fragments.pixel, pixels, rounding_mode="floor")
-    camera, step = picture % cameras, torch.div(picture, cameras, rounding_mode="floor")
-    centres = -(poses[:, :3, :3].transpose(1, 2) @ poses[:, :3, 3:])[..., 0]
-    eye = centres.index_select(0, camera) - points
+    eye = eye - points
     base = look_up(surface.atlas, fragments)
     gloss = surface.gloss.index_select(0, fragments.face)
     direction, light = (torch.from_numpy(a).float() for a in (lighting.direction, lighting.colour))
@@ -130,7 +136,7 @@ def _colours(fragments: Fragments, surface: Surface, verts: torch.Tensor, normal
     key = shade(base, normal, eye, Lights(direction[:1], light[:1], none, none, up), gloss, 30.0)
     rest = shade(base, normal, eye, Lights(direction[1:], light[1:], sky, ground, up))
     lit = key * shadows.visible(step, points)[:, None] + rest
-    lit = lit * (gain * lighting.exposure).index_select(0, camera)
+    lit = lit * (gain * lighting.exposure)
     return _TO_SRGB[(lit * LEVELS).long().clamp_(0, LEVELS - 1)].numpy()
 
 

@@ -68,7 +68,7 @@ def write_sequence(studio: Studio, subject: int, index: int, folder: Path, scrat
     side = studio.left if studio.left and rng.uniform() < studio.left_share else studio.right
     hand = side.anatomy(person.shape)
     number = things.IDS[index * len(things.IDS) // studio.sequences]  # as in the original: five takes of each
-    clip = plan(studio.wish, hand, lambda place, i: _closing(side, person, hand, place, i), rig.seat, number, rng)
+    clip = plan(studio.wish, hand, lambda place, i: closing_on(side, person, hand, place, i), rig.seat, number, rng)
     labels = _labels(side, person, hand, clip)
     count = len(rig.K)
     for serial in dexycb.SERIALS[:count]:
@@ -153,7 +153,7 @@ def _world(hand: Anatomy, clip: Clip, labels: Labels, world_from_table: np.ndarr
     return {"pose_m": _pose_m(hand, labels, clip.present, world_from_table), "pose_y": pose_y}
 
 
-def _closing(side: Side, person: Person, hand: Anatomy, place: np.ndarray, number: int) -> np.ndarray:
+def closing_on(side: Side, person: Person, hand: Anatomy, place: np.ndarray, number: int) -> np.ndarray:
     """How far each finger (5, thumb first) closes until its skin touches the thing at `place` (4,4), hand frame at the wrist."""
     levels = np.linspace(0, 1, 21)
     angles = grasp_pose(np.repeat(levels[:, None], 5, 1))
