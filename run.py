@@ -37,6 +37,7 @@ def train(options) -> int:
     needs = method.needs | method.compares  # validation compares what the method predicts
     source = reader_of(options, hands, options.train.split, train=not options.train.overfit, needs=needs)
     val = reader_of(options, hands, options.train.val_split, needs=needs) if options.train.val_split else None
+    method.joint_set = (val or source).joint_set
     result = run_training(method, source, options.train, loss_weights=options.loss, folder=options.folder,
                           options_text=dump(options), seed=options.seed, device=device, hand_info=hands["right"].info,
                           method_name=options.method.name, val_source=val)
@@ -53,6 +54,7 @@ def test(options) -> None:
     device = choose_device(options.device, options.threads)
     hands, (method, checkpoint) = hands_of(options), trained(options, options.test.checkpoint)
     source = reader_of(options, hands, options.test.split)
+    method.joint_set = source.joint_set
     meta = {"method": options.method.name, "run": options.name, "hand": hands["right"].info, "checkpoint": str(checkpoint)}
     _say(evaluate(method, source, options.test, options.folder / options.test.tag, hand=hands["right"], device=device, meta=meta))
 

@@ -17,18 +17,21 @@ import torch
 from torch import Tensor
 
 from datasets.augment import RANDOM, AugmentOptions, CropOptions, augment_colours, placement, resample
-from utils.batch import Batch
+from utils.batch import Batch, JointSet
 from utils.camera import K_of_crop, K_of_mirror, crop_matrix, invert_affine, mirror_matrix, transform_uv
 from utils.errors import InputError
 from utils.hand import HandModel, mirror_points, mirror_rotations
 from utils.precision import full_precision
 from utils.rotation import rotation_about_z
 
+POINTS = ("joints", "verts", "root", "chain_wrist")  # of Batch, turned with the picture
 Hands = Mapping[str, HandModel]  # side ("right", "left") -> model
 Raw = dict[str, np.ndarray]
 
 REQUIRED = {"stored_from_image": (3, 3), "K": (3, 3), "width": (), "box": (3,), "mirrored": (), "subject": ()}
-LABELS = {"pose": (48,), "shape": (10,), "trans": (3,), "joints": (21, 3), "joints_uv": (21, 2)}
+LABELS = {"pose": (48,), "shape": (10,), "trans": (3,), "joints": (21, 3), "joints_uv": (21, 2), "verts": (778, 3), "root": (3,)}
+FLAG_OF = {"pose": "has_hand", "shape": "has_hand", "trans": "has_hand", "joints_uv": "has_uv"}  # else has_<label>
+FLAGS = ("has_joints", "has_hand", "has_verts", "has_root", "has_uv", "has_mask")
 UV_TOLERANCE = 2.0  # pixels between joints_uv and K * joints
 HAND_TOLERANCE_M = 0.002  # between labelled joints and those of the hand model
 MIRROR_TOLERANCE_M = 1e-4  # between the left hand model and the right one's mirror image, for one shape
@@ -52,7 +55,9 @@ class Reader(ABC):
     `read(index)` returns the stored picture `image` (s,s,3) RGB uint8, where it lies: `stored_from_image` (3,3), the whole
     picture's K (3,3) and `width`, `box` (3) = centre and side of the hand's box in pixels of the whole picture, `mirrored` (a
     left hand, in the dataset's own side and camera), `subject` (number), and the LABELS it has: pose, shape, trans, joints,
-    joints_uv of the whole picture.
+    joints_uv of the whole picture, verts, root (the wrist joint), and `mask` (s,s) of the stored picture, 0 or 255. Every sample
+    of a dataset brings the same ones; one that lacks a label brings zeros and `has_joints`, `has_hand` (pose, shape and trans),
+    `has_verts`, `has_root`, `has_uv`, `has_mask` = False. joint_valid (21): which joints_uv are known.
     """
 
     pose_pca: bool
@@ -61,7 +66,8 @@ class Reader(ABC):
     joints_kind: str
     provides: frozenset[str] = frozenset({
         "image", "K", "crop_from_image", "mirrored", "index", "subject", "joints", "verts", "rotations", "shape", "root",
-        "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts", "has_shape", "has_uv"})
+        "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts", "has_shape", "has_uv", "has_root",
+        "chain_wrist"})
 
     def __init__(self, crop: CropOptions, augment: AugmentOptions, hands: Hands, *, train: bool, seed: int,
                  needs: frozenset[str] | None = None):
@@ -72,6 +78,11 @@ class Reader(ABC):
         self.mirrors = True  # False where no sample is a left hand: saves a look at every batch
         self._on: dict[torch.device, dict[str, HandModel]] = {}
         self._left_shape_holds: bool | None = None
+
+    @property
+    def joint_set(self) -> JointSet:
+        """What the labelled joints are."""
+        return JointSet(self.tips, self.joints_kind)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -114,10 +125,15 @@ class Reader(ABC):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
             raise InputError(f"{self.describe(index)}: expected a square RGB picture of bytes, "
                              f"found {image.shape} {image.dtype}; prepare again")
+        if "mask" in raw and (raw["mask"].shape != image.shape[:2] or raw["mask"].dtype != np.uint8):
+            raise InputError(f"{self.describe(index)}: expected a mask of bytes {image.shape[:2]}, found {raw['mask'].shape} "
+                             f"{raw['mask'].dtype}; prepare again")
         for name, shape in {**REQUIRED, **LABELS}.items():
             if name not in raw:
                 if name in REQUIRED:
                     raise InputError(f"{self.describe(index)}: {name} is missing; prepare again")
+                continue
+            if not raw.get(FLAG_OF.get(name, f"has_{name}"), True):
                 continue
             value = np.asarray(raw[name])
             if value.shape != shape:
@@ -125,9 +141,10 @@ class Reader(ABC):
             if not np.isfinite(value).all():
                 raise InputError(f"{self.describe(index)}: {name} is not finite; "
                                  "is the label file whole? unpack it and prepare again")
-        if "joints" in raw and "joints_uv" in raw:
+        if "joints" in raw and "joints_uv" in raw and raw.get("has_joints", True) and raw.get("has_uv", True):
             points = raw["joints"] @ np.asarray(raw["K"], np.float32).T
-            off = float(np.abs(points[:, :2] / points[:, 2:] - raw["joints_uv"]).max())
+            off = np.abs(points[:, :2] / points[:, 2:] - raw["joints_uv"]).max(1)
+            off = float(off[raw["joint_valid"]].max(initial=0) if "joint_valid" in raw else off.max())
             if not off <= UV_TOLERANCE:
                 raise InputError(f"{self.describe(index)}: joint_2d off by {off:.1f} px from K*joint_3d; "
                                  "is the calibration that of these pictures' size?")
@@ -141,6 +158,9 @@ class Reader(ABC):
             crop_from_image, crop_from_stored_image, K, angle = self._place(raw, mirrored, any_mirrored)
             image = self._image(raw, crop_from_stored_image)
             labels = self._labels(raw, mirrored, any_mirrored, crop_from_image, angle)
+            if "mask" in raw and "mask" in self.needs:
+                labels["mask"] = self._mask(raw, crop_from_stored_image)
+                labels["has_mask"] = raw["has_mask"].bool() if "has_mask" in raw else torch.ones_like(mirrored)
             return Batch(image=image, K=K.float(), crop_from_image=crop_from_image.float(), mirrored=mirrored,
                          index=raw["index"].long(), subject=raw["subject"].long(), **labels)
 
@@ -166,35 +186,60 @@ class Reader(ABC):
         image = resample(raw["image"], stored_from_crop, self.crop.pixels, self.samples) / 255
         return augment_colours(image, raw["random"], self.augment) if self.train else image
 
+    def _mask(self, raw: dict[str, Tensor], crop_from_stored_image: Tensor) -> Tensor:
+        """(b,p,p) of 0 and 1: whether more than half of a pixel is hand."""
+        stored_from_crop = raw["stored_from_image"].double() @ invert_affine(crop_from_stored_image)
+        share = resample(raw["mask"][..., None], stored_from_crop, self.crop.pixels, self.samples)
+        return (share[:, 0] > 127.5).float()
+
     def _labels(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool, crop_from_image: Tensor, angle: Tensor,
                 ) -> dict[str, Tensor]:
         """Joints, pixels and the hand, mirrored and turned like the picture."""
         turn = rotation_about_z(angle).float() if self.train and self.augment.rotate else None
-        everywhere = torch.ones_like(mirrored)
-        found: dict[str, Tensor] = {}
-        of_hand = {"verts", "rotations", "shape", "identity"} | (set() if "joints" in raw else {"joints", "root"})
-        if "pose" in raw and self.needs & of_hand:
-            found |= self._hand(raw, mirrored, any_mirrored)
-        if "joints" in raw:
-            joints = raw["joints"]
-            found["joints"] = torch.where(mirrored[:, None, None], mirror_points(joints), joints) if any_mirrored else joints
-        for name in ("joints", "verts") if turn is not None else ():
+        known = {flag: raw[flag].bool() if flag in raw else torch.ones_like(mirrored) for flag in FLAGS}
+        found = self._points(raw, mirrored, any_mirrored)
+        for name in POINTS if turn is not None else ():
             if name in found:
-                found[name] = found[name] @ turn.transpose(1, 2)
+                found[name] = (found[name].reshape(len(turn), -1, 3) @ turn.transpose(1, 2)).reshape(found[name].shape)
         if turn is not None and "rotations" in found:
             found["rotations"] = torch.cat(((turn @ found["rotations"][:, 0])[:, None], found["rotations"][:, 1:]), 1)
         if "joints" in found:
-            found |= {"root": found["joints"][:, 0], "has_joints": everywhere}
+            found["has_joints"] = known["has_joints" if "joints" in raw else "has_hand"]
+            if "root" not in found:
+                found |= {"root": found["joints"][:, 0], "has_root": found["has_joints"]}
+        if "root" in raw:
+            found["has_root"] = known["has_root"]
+        if self.joints_kind == "chain" and "root" in found:
+            found["chain_wrist"] = found["root"]
         if "verts" in found:
-            found["has_verts"] = everywhere
+            found["has_verts"] = known["has_verts" if "verts" in raw else "has_hand"]
+        if "has_shape" in found:
+            found["has_shape"] = found["has_shape"] & known["has_hand"]
         if "joints_uv" in raw:
-            uv = raw["joints_uv"].double()
-            if any_mirrored:
-                flipped = torch.stack((raw["width"].double()[:, None] - 1 - uv[..., 0], uv[..., 1]), -1)
-                uv = torch.where(mirrored[:, None, None], flipped, uv)
-            found["joints_uv"] = transform_uv(crop_from_image, uv).float()
-            found |= {"uv_confidence": torch.ones_like(found["joints_uv"][..., 0]), "has_uv": everywhere}
+            found |= self._pixels(raw, mirrored, any_mirrored, crop_from_image) | {"has_uv": known["has_uv"]}
         return found
+
+    def _points(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> dict[str, Tensor]:
+        """What the hand model makes of the pose numbers, and labelled points in its place; all as right hands."""
+        given = {name for name in ("joints", "verts") if name in raw}
+        of_hand = {"rotations", "shape", "identity"} | {"joints", "verts", "root", "chain_wrist"} - given
+        found: dict[str, Tensor] = {}
+        if "pose" in raw and self.needs & (of_hand - {"root"} if "joints" in given else of_hand):
+            found = self._hand(raw, mirrored, any_mirrored)
+        for name in ("joints", "verts", "root"):
+            if name in raw:
+                points = raw[name]
+                flip = mirrored.view(-1, *[1] * (points.dim() - 1))
+                found[name] = torch.where(flip, mirror_points(points), points) if any_mirrored else points
+        return found
+
+    def _pixels(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool, crop_from_image: Tensor) -> dict[str, Tensor]:
+        uv = raw["joints_uv"].double()
+        if any_mirrored:
+            flipped = torch.stack((raw["width"].double()[:, None] - 1 - uv[..., 0], uv[..., 1]), -1)
+            uv = torch.where(mirrored[:, None, None], flipped, uv)
+        uv = transform_uv(crop_from_image, uv).float()
+        return {"joints_uv": uv, "uv_confidence": raw["joint_valid"].float() if "joint_valid" in raw else torch.ones_like(uv[..., 0])}
 
     def _hand(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> dict[str, Tensor]:
         """Rotations, shape, vertices and joints of the pose numbers, as right hands in the camera."""
@@ -214,10 +259,14 @@ class Reader(ABC):
     def _posed(self, raw: dict[str, Tensor], side: str) -> dict[str, Tensor]:
         hand = self._hands_on(raw["pose"].device)[side]
         rotations = hand.rotations_from_pose(raw["pose"], pca=self.pose_pca, flat_mean=self.pose_flat_mean)
-        if not self.needs & ({"verts"} if "joints" in raw else {"verts", "joints", "root"}):
-            return {"rotations": rotations}
-        posed = hand(rotations, raw["shape"]).moved(raw["trans"])
-        return {"rotations": rotations, "verts": posed.verts, "joints": hand.joints(posed, self.tips, self.joints_kind)}
+        found = {"rotations": rotations}
+        if self.joints_kind != "chain" and "chain_wrist" in self.needs:
+            found["chain_wrist"] = hand.shaped(raw["shape"]).rest_joints[:, 0] + raw["trans"]
+        made = {"verts"} - set(raw) | ({"joints", "root"} if "joints" not in raw else set())
+        if self.needs & made:
+            posed = hand(rotations, raw["shape"]).moved(raw["trans"])
+            found |= {"verts": posed.verts, "joints": hand.joints(posed, self.tips, self.joints_kind)}
+        return found
 
     def _hands_on(self, device: torch.device) -> dict[str, HandModel]:
         if device not in self._on:

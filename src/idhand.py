@@ -163,7 +163,7 @@ class IdHand(Method):
         self.told = options.shape == "given"
         self.loss_names = self._loss_names()
         self.needs = frozenset({"identity"} if self.told else ()) | (
-            {"shape"} if options.train_only_conf else {"verts", "root", "shape", "rotations"})
+            {"shape"} if options.train_only_conf else {"verts", "root", "chain_wrist", "shape", "rotations"})
 
     def _loss_names(self) -> tuple[str, ...]:
         if self.options.train_only_conf:
@@ -249,7 +249,8 @@ class IdHand(Method):
     def _mesh_terms(self, out: Out, batch: Batch) -> dict[str, Tensor]:
         # Both meshes are about MANO's translation point, from which the wrist stands off by its rest place J0(shape).
         wrist = self.hand.shaped(batch.shape).rest_joints[:, 0]
-        true = (batch.verts + (wrist - batch.root)[:, None]) / SCALE_M
+        true_wrist = batch.root if batch.chain_wrist is None else batch.chain_wrist
+        true = (batch.verts + (wrist - true_wrist)[:, None]) / SCALE_M
         pred = out.verts / SCALE_M
         terms = {"verts": mean_abs(pred, true)}
         if self.options.surface_losses:
@@ -280,9 +281,9 @@ class IdHand(Method):
         return found
 
     def decode(self, out: Out, batch: Batch) -> Prediction:
-        """Wrist-relative: chain joints and, as in the labels, manopth's fingertips. A root where there is a head for it."""
-        wrist = out.chain[:, :1]
-        joints = self.hand.joints(Posed(out.verts, out.chain), tips="manopth", kind="chain")
+        """Wrist-relative, joints as the dataset's labels are. A root where there is a head for it."""
+        joints = self.hand.joints(Posed(out.verts, out.chain), *self.joint_set)
+        wrist = joints[:, :1]
         cov = None if out.shape_log_var is None else torch.diag_embed(torch.exp(out.shape_log_var))
         root = None if out.root is None else root_of(out.root, out.shape, self.hand, batch)
         return Prediction(out.verts - wrist, joints - wrist, root, rotations=out.rotations, shape=out.shape, shape_cov=cov,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from utils.batch import Batch, Prediction
+from utils.batch import Batch, JointSet, Prediction
 
 
 class Method(nn.Module, ABC):
@@ -17,6 +17,7 @@ class Method(nn.Module, ABC):
     `needs` names the Batch fields that `forward` and `losses` read (besides image, K and index); `compares` those that
     validation compares with what `decode` returns.
     `loss_names` are the keys of `losses`, and the only keys that the option file's `loss:` weights may have.
+    `joint_set`: what the 21 joints of an answer are; run.py sets that of the dataset.
     `training_only` names the options that are no part of the trained network; a checkpoint must agree in all others.
     """
 
@@ -24,6 +25,7 @@ class Method(nn.Module, ABC):
     compares: frozenset[str] = frozenset({"joints", "verts", "root"})
     loss_names: tuple[str, ...] = ()
     training_only: frozenset[str] = frozenset()
+    joint_set: JointSet = JointSet()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:

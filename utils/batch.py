@@ -6,7 +6,7 @@ on the way out), pixels with the centre of the top-left pixel at (0, 0). Joints 
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ class Batch:
     image (b,3,h,w) float [0,1] · K (b,3,3) of the crop · crop_from_image (b,3,3) pixels of the full picture, mirrored first
     where `mirrored`, to pixels of the crop · mirrored (b) bool · index (b) row in the reader · subject (b) number ·
     joints (b,21,3) · verts (b,778,3) · rotations (b,16,3,3), identity = flat hand · shape (b,10) · root (b,3) wrist ·
-    joints_uv (b,21,2) crop pixels · uv_confidence (b,21) · mask (b,h,w) · identity (b,10)
+    joints_uv (b,21,2) crop pixels · uv_confidence (b,21) · mask (b,h,w) 0 or 1 · identity (b,10) · chain_wrist (b,3) the hand
+    model's own wrist J0(shape) + translation, where `root` is another one (joints regressed from the posed mesh)
     """
 
     image: Tensor
@@ -43,6 +44,8 @@ class Batch:
     has_shape: Tensor | None = None
     has_uv: Tensor | None = None
     has_mask: Tensor | None = None
+    has_root: Tensor | None = None
+    chain_wrist: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -54,6 +57,14 @@ class Batch:
     def rows(self, which: Tensor | slice) -> Self:
         """The chosen rows."""
         return replace(self, **{f.name: v[which] for f in fields(self) if (v := getattr(self, f.name)) is not None})
+
+
+class JointSet(NamedTuple):
+    """What 21 joints are: fingertip vertices (a name of utils.joints.TIPS), and whether the others are the hand model's chain
+    joints or regressed from the posed mesh. A dataset's labels have one; answers are given in the set of the dataset at hand."""
+
+    tips: str = "manopth"
+    kind: Literal["chain", "regressed"] = "chain"
 
 
 class Prediction(NamedTuple):
@@ -84,6 +95,7 @@ class Source(Protocol):
     """
 
     provides: frozenset[str]
+    joint_set: JointSet
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]: ...
