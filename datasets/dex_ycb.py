@@ -11,10 +11,11 @@ import numpy as np
 from pydantic import Field
 
 from datasets.augment import AugmentOptions, CropOptions
-from datasets.dex_ycb_frames import Broken, Excluded, Plan, read_frame
+from datasets.dex_ycb_frames import Plan, read_frame
 from datasets.dex_ycb_prepare import prepare_tree
 from datasets.dex_ycb_reader import DexYcb, require_fit, sides
 from datasets.dex_ycb_tree import SIDES, Tree
+from datasets.pictures import Broken, Excluded
 from datasets.prepare import Prepared
 from datasets.prepared_options import StoredOptions
 from datasets.reader import Hands

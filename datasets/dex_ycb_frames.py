@@ -1,9 +1,7 @@
 """One DexYCB sequence -> its kept frames' labels and crops, in two files (a shard). This is what prepare's processes run.
 
-A frame is left out for a reason that is counted: no hand, a joint outside the picture, a broken file. The crop is a square around
-the box of the 21 joint_2d, side `factor` times the box's longer side, moved and widened to whole pixels, black outside the
-picture. Seed: the original rounded each edge of the box by itself, so its crops were non-square by a pixel and up to half a
-pixel off their labels; here the crop's place is kept in whole pixels and every later map starts from it exactly.
+A frame is left out for a reason that is counted: no hand, a joint outside the picture, a broken file. Its crop is that of
+datasets/pictures.py around the box of the 21 joint_2d.
 No torch in here: a worker process starts in a fraction of a second and stays small.
 """
 import zipfile
@@ -12,10 +10,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from datasets.dex_ycb_tree import Sequence
+from datasets.pictures import Broken, Excluded, box_of, cut, decode, jpeg, require_seen, stored_square
 from datasets.prepare import EXAMPLES, write_shard
 from utils.errors import InputError
 
@@ -30,7 +28,6 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "box": (np.float32, (3,)),         # centre x, y and longer side of the box of joint_2d, pixels
     "stored": (np.int32, (3,)),        # left, top and side of the stored crop, whole pixels of the picture
 }
-LARGEST = 4  # times the picture's longer side: a larger crop is a hand at the lens, and mostly black
 BREAKS = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of a broken npz
 UV_TOLERANCE = 2.0  # pixels between joint_2d and K * joint_3d
 
@@ -75,18 +72,6 @@ class Task:
         return self.sequence.fingerprint
 
 
-class Excluded(Exception):
-    """This frame is left out, for the reason given."""
-
-
-class Broken(Exception):
-    """A file of this frame cannot be used: a short reason to count, and the line to print."""
-
-    def __init__(self, reason: str, line: str):
-        super().__init__(line)
-        self.reason = reason
-
-
 def cut_sequence(task: Task) -> dict:
     """Write the shard of one sequence; returns {"counts": reason -> frames, "examples": reason -> first names}.
 
@@ -102,7 +87,8 @@ def cut_sequence(task: Task) -> dict:
             name = f"{s.folder}/{plan.serials[camera]}/color_{frame:06d}.jpg"
             try:
                 row = read_frame(task.root / name, task.K[camera], plan)
-                crops.append(cut(task.root / name, row["stored"], plan))
+                picture = decode(task.root / name, plan.width, plan.height)
+                crops.append(jpeg(cut(picture, row["stored"], plan.pixels), plan.quality))
             except Excluded as why:
                 counts[str(why)] += 1
                 continue
@@ -141,14 +127,8 @@ def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray
     inside = bool((uv >= 0).all() and (uv <= (plan.width, plan.height)).all())
     if plan.in_image and not inside:
         raise Excluded("a joint outside the picture")
-    low, high = uv.min(0).astype(np.float64), uv.max(0).astype(np.float64)
-    box = np.array([*(low + high) / 2, (high - low).max()])
-    unseen = (high < -0.5).any() or (low > (plan.width - 0.5, plan.height - 0.5)).any()
-    if unseen or box[2] * plan.factor > LARGEST * max(plan.width, plan.height):
-        raise Excluded("the hand outside the picture")
-    if box[2] < 1:
-        raise Broken("box empty", f"{path}: expected joint_2d spread over a hand, found all 21 within a pixel; "
-                                  "unpack the file again")
+    box = box_of(uv)
+    require_seen(box, uv.min(0), uv.max(0), plan.width, plan.height, plan.factor, path)
     return {**labels, "inside": np.bool_(inside), "box": box, "stored": stored_square(box, plan.factor)}
 
 
@@ -170,52 +150,6 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
                                           f"found {labels[key].shape} {labels[key].dtype}; unpack it again")
         labels[key] = labels[key][0].astype(np.float32)
     return labels
-
-
-def stored_square(box: np.ndarray, factor: float) -> np.ndarray:
-    """(3) left, top and side in whole pixels of a square that covers the box's crop. Pixel i spans i - 0.5 to i + 0.5."""
-    side = factor * box[2]
-    left, top = np.floor(box[:2] - side / 2 + 0.5)
-    return np.array([left, top, np.ceil(side) + 1], np.int64)
-
-
-def cut(path: Path, stored: np.ndarray, plan: Plan) -> bytes:
-    """The stored square of a picture as JPEG bytes, black outside the picture. Raises Broken."""
-    image = decode(path, plan.width, plan.height)
-    left, top, side = (int(x) for x in stored)
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, plan.width), min(top + side, plan.height)
-    crop = image[y0:y1, x0:x1]
-    if crop.shape[:2] != (side, side):
-        crop = cv2.copyMakeBorder(crop, y0 - top, top + side - y1, x0 - left, left + side - x1, cv2.BORDER_CONSTANT, value=0)
-    if plan.pixels:
-        shrinks = side > plan.pixels
-        crop = cv2.resize(crop, (plan.pixels, plan.pixels), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return cv2.imencode(".jpg", crop, (cv2.IMWRITE_JPEG_QUALITY, plan.quality))[1].tobytes()
-
-
-def decode(path: Path, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) BGR uint8 of a JPEG file. Raises Broken: missing, cut off, not a JPEG, another size."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except FileNotFoundError as error:
-        raise Broken("picture missing", f"{path}: expected a picture, found nothing; unpack the archive again") from error
-    except OSError as error:
-        raise Broken("picture broken", f"{path}: cannot be read ({error.strerror}); unpack it again") from error
-    if data[:2].tobytes() != b"\xff\xd8":
-        raise Broken("picture broken", f"{path}: expected a JPEG, "
-                                       f"found {'an empty file' if not len(data) else 'another kind of file'}; unpack it again")
-    # The decoder fills a cut-off picture with grey and says nothing; a whole one ends with an end-of-image mark.
-    if b"\xff\xd9" not in data[-64:].tobytes():
-        raise Broken("picture broken", f"{path}: expected a whole JPEG, found one cut off after {len(data)} bytes; "
-                                       "unpack it again")
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise Broken("picture broken", f"{path}: expected a JPEG, found one that cannot be decoded; unpack it again")
-    if image.shape[:2] != (height, width):
-        raise Broken("picture of another size", f"{path}: expected {width}x{height} pixels, "
-                                                f"found {image.shape[1]}x{image.shape[0]}; "
-                                                "set dataset.width and dataset.height to what the tree has")
-    return image
 
 
 def _world(path: Path, num_frames: int) -> np.ndarray:

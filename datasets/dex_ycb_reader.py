@@ -19,10 +19,11 @@ import torch
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
-from datasets.dex_ycb_frames import BREAKS, COLUMNS, Broken, decode
+from datasets.dex_ycb_frames import BREAKS, COLUMNS
 from datasets.dex_ycb_prepare import TITLE, VERSION
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES
+from datasets.pictures import Broken, decode
 from datasets.prepare import read_meta, same_plan
 from datasets.reader import HAND_TOLERANCE_M, Hands, Picture, Raw, Reader, hand_error_m
 from utils.camera import K_of_mirror, crop_matrix, mirror_matrix

@@ -21,11 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.dex_ycb import Options
-from datasets.dex_ycb_frames import Broken, Excluded, Plan, decode, read_frame
+from datasets.dex_ycb_frames import Plan, read_frame
 from datasets.dex_ycb_reader import require_fit
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES, Sequence, Tree, scan
 from datasets.metro_tsv_hand import regressed_joints
+from datasets.pictures import Broken, Excluded, decode
 from datasets.reader import Hands
 from utils.errors import InputError
 from utils.files import atomic_path

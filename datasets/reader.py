@@ -239,7 +239,8 @@ class Reader(ABC):
             flipped = torch.stack((raw["width"].double()[:, None] - 1 - uv[..., 0], uv[..., 1]), -1)
             uv = torch.where(mirrored[:, None, None], flipped, uv)
         uv = transform_uv(crop_from_image, uv).float()
-        return {"joints_uv": uv, "uv_confidence": raw["joint_valid"].float() if "joint_valid" in raw else torch.ones_like(uv[..., 0])}
+        sure = raw["joint_valid"] if "joint_valid" in raw else torch.ones_like(uv[..., 0])
+        return {"joints_uv": uv, "uv_confidence": sure.float()}
 
     def _hand(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> dict[str, Tensor]:
         """Rotations, shape, vertices and joints of the pose numbers, as right hands in the camera."""

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from datasets.cache import Crops
 from datasets.dex_ycb import Options, prepare
-from datasets.dex_ycb_frames import Broken, decode, read_labels
+from datasets.dex_ycb_frames import read_labels
+from datasets.pictures import Broken, decode
 from utils.errors import InputError
 
 HANDS = {"right": toy_hand()}

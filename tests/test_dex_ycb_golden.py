@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from datasets.augment import AugmentOptions, CropOptions, resample
 from datasets.dex_ycb import Options, open_reader, prepare
-from datasets.dex_ycb_frames import decode
+from datasets.pictures import decode
 from utils.camera import project
 
 GOLDEN = dict(np.load(Path(__file__).parent / "goldens" / "crop.npz"))

@@ -21,7 +21,8 @@ from dex_ycb_cases import SERIALS, toy_hand, write_tree
 import datasets.cache as cache
 from datasets.cache import ColumnWriter, Crops, CropWriter, read_columns
 from datasets.dex_ycb import Options, prepare
-from datasets.dex_ycb_frames import COLUMNS, stored_square
+from datasets.dex_ycb_frames import COLUMNS
+from datasets.pictures import stored_square
 from utils.errors import InputError
 
 HANDS = {"right": toy_hand(), "left": toy_hand(mirror=True)}
