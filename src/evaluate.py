@@ -20,6 +20,8 @@ from src.predict import Identities, TestOptions, chosen_rows, predict
 from utils.batch import Source
 from utils.errors import InputError
 from utils.hand import HandModel
+from utils.official_predictions import official_of
+from utils.official_protocols import PROTOCOLS
 from utils.predictions import Predictions, read_predictions
 from utils.protocols import write_dexycb_text
 from utils.report import ReportRun, write_report
@@ -50,7 +52,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
         predictions = read_predictions(place / "predictions.npz")
         scores = _scored(predictions, hand, options, persons)
         write_scores(place, scores)
-        if options.official_text and "official_index" in predictions and "pred_joints" in predictions:
+        if options.official_text and official_of(predictions) == "dex_ycb" and "pred_joints" in predictions:
             official = write_dexycb_text(predictions, place / "dexycb_results.txt")
         rows.append((str(place), scores.summary))
         if options.report and not name:
@@ -59,6 +61,8 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
                          pictures=options.pictures)
     if official is not None and official.note:
         log.info(official.note)
+    if options.official_text and official_of(predictions) in PROTOCOLS:
+        log.info("the official file: run.py export %s %s --out pred.zip", official_of(predictions), predictions.path)
     return results_table(rows, "text")
 
 

@@ -25,6 +25,7 @@ from src.refine_solve import Refined, solve_frames
 from src.solver_data import SolverOptions
 from utils.errors import InputError
 from utils.hand import HandModel
+from utils.official_predictions import official_of
 from utils.predictions import Predictions, PredictionsWriter, read_predictions
 from utils.protocols import write_dexycb_text
 from utils.report import ReportRun, write_report
@@ -154,7 +155,7 @@ def refine(options: RefineOptions, folder: Path, *, hand: HandModel, device: tor
         scores = _score(refined, hand, options)
         write_scores(place, scores)
         rows.append((str(place), scores.summary))
-        if options.official_text and "official_index" in refined:
+        if options.official_text and official_of(refined) == "dex_ycb":
             write_dexycb_text(refined, place / "dexycb_results.txt")
         if options.report and not name:
             runs = [ReportRun("refined", scores, refined), ReportRun("as predicted", before, predictions)]

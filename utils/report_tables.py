@@ -6,6 +6,8 @@ from typing import Any
 from utils import report_figures as figures
 from utils.camera_scores import RATIOS, keypoint_lines
 from utils.errors import InputError
+from utils.official_predictions import official_scores
+from utils.official_protocols import PROTOCOLS
 from utils.predictions import Predictions
 from utils.report_page import paragraph, table, text
 from utils.results import compare, headline, told
@@ -44,16 +46,34 @@ def results(runs: Sequence[ReportRun]) -> str:
         if known:
             rows.append([group])
         rows += [_metric_row(runs, key, lambda run, key=key: run.scores.summary["metrics"].get(key)) for key in known]
-    if any(run.scores.summary.get("official") for run in runs):
-        rows.append(["by DexYCB's official formulas, reflections accepted: mean mm ↓ and AUC ↑"])
-        for key in ("absolute", "root_relative", "procrustes"):
-            found = [(run.scores.summary.get("official") or {}).get(key) for run in runs]
-            if any(found):
-                rows.append([key.replace("_", "-"), *(f"{f['mean_mm']:.2f} / {f['auc']:.4f}" if f else "–" for f in found)])
+    rows += _official_rows(runs)
     rows.append(["what was measured"])
     rows.append(["frames", *(f"{run.scores.summary['n']:,}" for run in runs)])
     rows.append(["shape told to the method", *(text(told(run.scores.summary)) for run in runs)])
     return table(_head(runs), rows)
+
+
+def _official_rows(runs: Sequence[ReportRun]) -> list[list[str]]:
+    """The official numbers of each evaluation that some run has; those that need a wrist are absent where none was predicted."""
+    rows: list[list[str]] = []
+    found = [official_scores(run.scores.summary) for run in runs]
+    for name in dict.fromkeys(name for name, values in found if values):
+        here = [values if values and other == name else {} for other, values in found]
+        if name in PROTOCOLS:
+            rows.append([f"by {PROTOCOLS[name].title}'s official formulas, reflections accepted: means in cm ↓, the others ↑"])
+            titles = {key: text(key) for key in PROTOCOLS[name].names}
+        else:
+            rows.append(["by DexYCB's official formulas, reflections accepted: mean mm ↓ and AUC ↑"])
+            titles = {key: key.replace("_", "-") for key in ("absolute", "root_relative", "procrustes")}
+        rows += [[title, *(_official_value(values.get(key)) for values in here)] for key, title in titles.items()
+                 if any(key in values for values in here)]
+    return rows
+
+
+def _official_value(value: Mapping[str, float] | float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value['mean_mm']:.2f} / {value['auc']:.4f}"
 
 
 def camera(runs: Sequence[ReportRun]) -> list[str]:

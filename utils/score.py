@@ -7,7 +7,7 @@ regressed from the posed mesh: compare papers' tables with those.
 Errors in the camera are kept apart, by protocol (utils/camera_scores.py): here those of a root that the file itself holds.
 Seed: the original averaged means of batches, so that a short last batch weighed as much as a full one; here samples count alike.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,8 @@ from utils.camera_scores import PREDICTED_ROOT, CameraSamples, camera_summary, f
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.joints import T21_NAMES
+from utils.official_predictions import official_of, official_values
+from utils.official_protocols import PROTOCOLS
 from utils.predictions import Predictions
 from utils.protocols import dexycb_from_predictions, protocol_line
 from utils.score_metrics import CAMERA_METRICS, CURVES, MAX_MM, MAX_PX, METRICS, UV_CURVE
@@ -82,8 +84,9 @@ def score(predictions: Predictions, hand: HandModel | None, *, bootstrap: int = 
         "protocol_line": protocol_line(predictions) if mesh else protocol_line(predictions, "none, pixels of the picture"),
         "meta": predictions.meta,
         "metrics": _metrics_table(samples, subject, bootstrap, seed), "bootstrap": {"draws": bootstrap, "seed": seed},
-        "by_subject": _by_subject(samples, subject), "by_joint": _by_joint(joint_errors), "official": _official(predictions),
-        "curves": _curves(pieces), **(camera_summary(camera, subject, bootstrap, seed) if camera else {}),
+        "by_subject": _by_subject(samples, subject), "by_joint": _by_joint(joint_errors),
+        "official": _official(predictions, threads), "curves": _curves(pieces),
+        **(camera_summary(camera, subject, bootstrap, seed) if camera else {}),
     }
     return Scores(summary, samples, joint_errors.get("mpjpe_mm", np.full((len(subject), 21), np.nan)),
                   np.asarray(predictions["name"]), subject, flat(camera))
@@ -103,12 +106,12 @@ def with_camera(scores: Scores, samples: CameraSamples, summary: Mapping[str, An
     return replace(scores, summary={**scores.summary, **summary, **both}, camera={**scores.camera, **flat(samples)})
 
 
-def _in_threads(work: Callable[[slice], Piece], slices: list[slice], threads: int) -> list[Piece]:
-    """`work` on every slice in order; each thread keeps torch to itself, so that threads do not multiply."""
+def _in_threads(work: Callable[[Any], Any], parts: Sequence[Any], threads: int) -> list[Any]:
+    """`work` on every part in order; each thread keeps torch to itself, so that threads do not multiply."""
     before = torch.get_num_threads()
     with ThreadPoolExecutor(threads or before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            return list(pool.map(work, slices))
+            return list(pool.map(work, parts))
         finally:
             torch.set_num_threads(before)
 
@@ -127,9 +130,15 @@ def _by_subject(samples: dict[str, np.ndarray], subject: np.ndarray) -> dict[str
     return table
 
 
-def _official(predictions: Predictions) -> dict[str, dict[str, float]] | None:
-    """DexYCB's official numbers on these frames (reflections accepted), where the frames are numbered in its order."""
-    if "official_index" not in predictions or "pred_joints" not in predictions:
+def _official(predictions: Predictions, threads: int) -> dict[str, Any] | None:
+    """The official numbers of these frames (reflections accepted), where they are numbered in an official order.
+
+    FreiHAND, HO3D: values by the names of scores.txt. DexYCB: mean_mm and auc of each alignment.
+    """
+    name = official_of(predictions)
+    if name in PROTOCOLS:
+        return official_values(predictions, name, lambda work, parts: _in_threads(work, parts, threads))
+    if name != "dex_ycb" or "pred_joints" not in predictions:
         return None
     return {key: {"mean_mm": found.mean, "auc": found.auc} for key, found in dexycb_from_predictions(predictions).items()}
 
