@@ -16,7 +16,7 @@ from datasets.synthetic.anatomy import LIMITS, POSES, axis_angle_from_angles, cl
 from datasets.synthetic.dexycb import Options, make_studio, write
 from datasets.synthetic.dexycb_files import SERIALS, SUBJECTS, sequence_name
 from datasets.synthetic.people import Side
-from datasets.synthetic.sequence import _labels, closing_on
+from datasets.synthetic.sequence import closing_on, label_clip
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.render import render
@@ -294,7 +294,7 @@ def test_motion_is_smooth_above_the_table_and_its_grasps_touch(studio, side, tak
     chosen, person, rig = getattr(studio, side), studio.people[take % 2], studio.rigs[take % 2]
     hand, number = chosen.anatomy(person.shape), things.IDS[2 * take + (side == "left")]
     clip = motion.plan(studio.wish, hand, lambda place, i: closing_on(chosen, person, hand, place, i), rig.seat, number, rng)
-    labels = _labels(chosen, person, hand, clip)
+    labels = label_clip(chosen, person, hand, clip)
     shown = np.flatnonzero(clip.present)
     assert len(shown) and (np.diff(shown) == 1).all() and shown[-1] == 71  # absent frames come first
     joints = labels.joints[shown]

@@ -15,8 +15,8 @@ from datasets.synthetic import dexycb_files as dexycb
 from datasets.synthetic import motion, things
 from datasets.synthetic.anatomy import Anatomy, axis_angle_from_angles, grasp_pose
 from datasets.synthetic.assemble import assemble
+from datasets.synthetic.backdrop import Background, sample_stage
 from datasets.synthetic.backdrop import draw as draw_background
-from datasets.synthetic.backdrop import sample_stage
 from datasets.synthetic.motion import Clip, Wish, plan
 from datasets.synthetic.people import Person, Side
 from datasets.synthetic.picture import draw, sample_sensor
@@ -69,16 +69,16 @@ def write_sequence(studio: Studio, subject: int, index: int, folder: Path, scrat
     hand = side.anatomy(person.shape)
     number = things.IDS[index * len(things.IDS) // studio.sequences]  # as in the original: five takes of each
     clip = plan(studio.wish, hand, lambda place, i: closing_on(side, person, hand, place, i), rig.seat, number, rng)
-    labels = _labels(side, person, hand, clip)
+    labels = label_clip(side, person, hand, clip)
     count = len(rig.K)
     for serial in dexycb.SERIALS[:count]:
         (scratch / serial).mkdir(parents=True)
     surface, verts, normals = assemble(studio.seed, side, person, hand, clip, labels.verts, rng)
     lighting, sensor = sample_lighting(rng), sample_sensor(count, studio.noise, studio.blur, studio.width, rng)
-    backgrounds = _backgrounds(studio, rig, lighting, sensor.gain, rng)
+    empty = backgrounds(studio.seed, rig, studio.height, studio.width, lighting, sensor.gain, rng)
     quality = rng.integers(studio.quality[0], studio.quality[1] + 1, (len(clip.present), count))
     views = [_view(side, hand, clip, labels, rig.camera_from_table[c], rig.K[c]) for c in range(count)]
-    for t, c, picture in draw(surface, verts, normals, clip.present, rig, backgrounds, lighting, sensor, rng):
+    for t, c, picture in draw(surface, verts, normals, clip.present, rig, empty, lighting, sensor, rng):
         place = scratch / dexycb.SERIALS[c]
         content = {"seg": picture.seg, **{key: value[t] for key, value in views[c].items()}}
         (place / f"labels_{t:06d}.npz").write_bytes(dexycb.npz_bytes(content))
@@ -104,7 +104,7 @@ def _rotations(side: Side, root: np.ndarray, pca: np.ndarray) -> torch.Tensor:
     return torch.cat([torch.from_numpy(root)[:, None], fingers], 1)
 
 
-def _labels(side: Side, person: Person, hand: Anatomy, clip: Clip) -> Labels:
+def label_clip(side: Side, person: Person, hand: Anatomy, clip: Clip) -> Labels:
     """Pose the hand in the table frame; lift it, and what it holds, where it would reach into the table (clip is changed)."""
     fingers = torch.from_numpy(axis_angle_from_angles(clip.angles, hand.axes)).flatten(1)
     pca = side.model.pca_from_axis_angle(fingers).numpy().astype(np.float32).astype(np.float64)
@@ -173,7 +173,9 @@ def closing_on(side: Side, person: Person, hand: Anatomy, place: np.ndarray, num
     return closing
 
 
-def _backgrounds(studio: Studio, rig: Rig, lighting: Lighting, gain: np.ndarray, rng: np.random.Generator) -> list:
+def backgrounds(seed: int, rig: Rig, height: int, width: int, lighting: Lighting, gain: np.ndarray, rng: np.random.Generator,
+                ) -> list[Background]:
+    """The empty scene as each camera of the rig sees it; gain (c,3) of the cameras."""
     stage = sample_stage(rng)
-    return [draw_background(stage, studio.seed, rig.camera_from_table[c], rig.K[c], studio.height, studio.width,
-                            lighting.table * gain[c], lighting.room * gain[c]) for c in range(len(rig.K))]
+    return [draw_background(stage, seed, rig.camera_from_table[c], rig.K[c], height, width, lighting.table * gain[c],
+                            lighting.room * gain[c]) for c in range(len(rig.K))]
