@@ -120,11 +120,26 @@ def report(options) -> None:
     _say(f"{folder / 'report.html'} written")
 
 
-def export(options, args) -> None:
-    from datasets.metro_tsv import export as export_tsv
-    from options.build import hands_of
+def export(args) -> None:
+    if args.what == "metro_tsv":
+        from datasets.metro_tsv import export as export_tsv
+        from options.build import hands_of
 
-    _say(export_tsv(options.dataset, args.out, hands=hands_of(options)))
+        options = _options(args)
+        _say(export_tsv(options.dataset, args.out, hands=hands_of(options)))
+    else:
+        from utils.official_export import export as export_submission
+
+        _say(export_submission(args.what, Path(args.option_file), args.out, root=args.root))
+
+
+def score(args) -> None:
+    from importlib import import_module
+
+    from options.arguments import PROTOCOLS
+
+    _say(import_module(PROTOCOLS[args.protocol]).score(args.protocol, args.pred, args.truth, out=args.out, count=args.count,
+                                                       unchecked=args.unchecked, split=args.split))
 
 
 def check(options) -> int:
@@ -162,12 +177,9 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     logging.basicConfig(level=logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO, format="%(message)s")
     try:
-        if args.command == "convert":
-            convert(args)
-        elif args.command == "export":
-            export(_options(args), args)
-        else:
-            return globals()[args.command](_options(args)) or 0
+        if args.command in ("convert", "export", "score"):
+            return globals()[args.command](args) or 0
+        return globals()[args.command](_options(args)) or 0
     except InputError as error:
         print(f"run.py {args.command}: {error}", file=sys.stderr)
         return 2
@@ -180,7 +192,6 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"run.py {args.command}: stopped; what was finished is kept", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The reader of a prepared folder of single pictures (datasets/cutting.py): a split and a subset are a selection of its rows.
 
 A dataset subclasses it with its four conventions and names; what a split provides follows from the labels that its rows have. A
-row without a label brings zeros and a flag. meta.json says `splits` and `labels` (names of the label columns), and may have `says`
+row without a label brings zeros and a flag. meta.json holds `splits` and `labels` (names of the label columns), perhaps `says`
 (what protocol lines add). DexYCB, whose splits are by person, camera and recording, has a reader of its own.
 """
 from __future__ import annotations
@@ -135,8 +135,9 @@ class PreparedReader(Reader):
                              kind=self.joints_kind)
         if error > self.hand_tolerance_m:
             option = "hand" if side == "right" else "hand_left"
-            raise InputError(f"{self.folder}: its labels were not made with the {side} hand model {self.hands[side].name} (joints "
-                             f"up to {1e3 * error:.0f} mm apart): set {option} to the file the labels were made with (the real "
+            name = self.hands[side].name
+            raise InputError(f"{self.folder}: its labels were not made with the {side} hand model {name} (joints up to "
+                             f"{1e3 * error:.0f} mm apart): set {option} to the file the labels were made with (the real "
                              f"{self.title}: template/MANO_{side.upper()}.pkl)")
 
     def __getstate__(self) -> dict[str, Any]:
