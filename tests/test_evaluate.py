@@ -16,6 +16,7 @@ from utils.batch import Batch, Prediction
 from utils.camera import K_of_crop, project, transform_uv
 from utils.errors import InputError
 from utils.hand import HandModel
+from utils.official_export import export
 from utils.predictions import PredictionsWriter, read_predictions
 from utils.results import read_scores
 from utils.rotation import matrix_from_axis_angle
@@ -200,3 +201,27 @@ def test_source_keeps_the_contract(hand):
     """The toy source's pixels are the projections of its joints, so that the tests above test the program."""
     batch = Source(hand).batch({"index": torch.arange(COUNT)})
     torch.testing.assert_close(project(batch.joints, batch.K), batch.joints_uv, rtol=1e-4, atol=1e-3)
+
+
+class Evaluation(Source):
+    """The same frames as an official evaluation list, in another order than they are read."""
+
+    def protocol(self) -> dict:
+        return {"dataset": "toy", "split": "evaluation", "official": "ho3d_v2"}
+
+    def columns(self, indices) -> dict[str, np.ndarray]:
+        return {"official_index": COUNT - 1 - np.asarray(indices)}
+
+
+def test_official_list_gets_its_names_and_the_way_to_its_file(hand, tmp_path, caplog):
+    """An HO3D split: scores.json has the aligned values by name (no wrist is predicted), no DexYCB text, and the log says how to
+    export, which then tells of the missing wrist."""
+    caplog.set_level("INFO")
+    evaluate(Toy(hand), Evaluation(hand), TestOptions(bootstrap=100, report=False), tmp_path, hand=hand,
+             device=torch.device("cpu"), meta={"run": "toy", "method": "toy", "hand": hand.info})
+    official = read_scores(tmp_path).summary["official"]
+    assert 0 < official["xyz_procrustes_al_mean3d"] < 1 and "xyz_mean3d" not in official
+    assert not (tmp_path / "dexycb_results.txt").exists()
+    assert f"run.py export ho3d_v2 {tmp_path / 'predictions.npz'} --out pred.zip" in caplog.text
+    with pytest.raises(InputError, match="column pred_root.* found none; place the hands in the camera first"):
+        export("ho3d_v2", tmp_path / "predictions.npz", tmp_path / "pred.zip")

@@ -178,7 +178,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(fault, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_files_and_names_that_are_not_meant_are_refused(tmp_path):
+def test_files_and_names_that_are_not_meant_are_refused(tmp_path, monkeypatch):
     """Another dataset's predictions, other files, other topology, names of --out and --root: the reason, and nothing written."""
     columns = random_columns(8)
     files = {name: write_predictions(tmp_path / f"{name}.npz", name, columns) for name in ("freihand", "ho3d_v2", "dex_ycb")}
@@ -205,6 +205,9 @@ def test_files_and_names_that_are_not_meant_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=reason):
             export(what, file, out_name, root=root)
+    monkeypatch.setitem(PROTOCOLS, "freihand", PROTOCOLS["freihand"]._replace(count=7))
+    with pytest.raises(InputError, match="expected at most the 7 samples of FreiHAND's evaluation list, found 8"):
+        export("freihand", files["freihand"], out)
     with pytest.raises(InputError, match="this is a folder; name a new file"):
         (tmp_path / "folder.zip").mkdir()
         export("freihand", files["freihand"], tmp_path / "folder.zip")

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from eval_cases import toy_hand, write_file
+from official_export_cases import random_columns, write_predictions
 
 from utils.camera import project
 from utils.errors import InputError
@@ -189,6 +190,23 @@ def test_page_of_scores_alone(runs, tmp_path):
     seen = Seen(path.read_text())
     assert seen.headings == ["Results", "In the camera", "How large the errors are", "Where the errors are", "How to read this"]
     assert "img" not in seen.tags and "mind the interval" in seen.text
+
+
+def test_official_numbers_are_shown_by_their_own_names(tmp_path):
+    """FreiHAND's and HO3D's numbers of scores.json are in the page by the names of scores.txt; without a wrist only aligned."""
+    runs = []
+    for what in ("freihand", "ho3d_v3"):
+        columns = random_columns(8)
+        if what == "ho3d_v3":
+            del columns["pred_root"]
+        predictions = read_predictions(write_predictions(tmp_path / f"{what}.npz", what, columns))
+        runs.append(ReportRun(what, score(predictions, None, bootstrap=100), predictions))
+    text = Seen(write_report(tmp_path / "r.html", "Two", runs).read_text()).text
+    for run in runs:
+        for name, value in run.scores.summary["official"].items():
+            assert name in text and f"{value:.4f}" in text
+    assert "by FreiHAND's official formulas" in text and "by HO3D v3's official formulas" in text
+    assert text.count("xyz_mean3d") == 1 and text.count("mesh_al_mean3d") == 2 and "DexYCB's official formulas" not in text
 
 
 def test_runs_over_other_frames_are_shown_but_not_compared(runs, hand, tmp_path):

@@ -44,6 +44,9 @@ def export(what: str, file: Path, out: Path, *, root: str = "pred") -> str:
         raise InputError(f"{file}: holds joints in the picture alone, but {protocol.title} asks for joints and vertices in 3D; "
                          "export the predictions of a method that predicts a mesh")
     require_whole(predictions)
+    if len(predictions) > protocol.count:
+        raise InputError(f"{file}: expected at most the {protocol.count:,} samples of {protocol.title}'s evaluation list, found "
+                         f"{len(predictions):,}; predict the official evaluation split")
     with atomic_path(out) as temporary, _opened(temporary, out) as target:
         for piece in _json(predictions, protocol, root):
             target.write(piece)

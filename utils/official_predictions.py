@@ -21,6 +21,7 @@ from utils.official_protocols import PROTOCOLS, Official, Piece
 from utils.predictions import Predictions
 
 CHUNK = 256
+SCATTERED = 16  # rows at a time that lie apart in the file: each of them maps its neighbourhood, up to 2 MB
 PARTS = ("xyz", "verts")
 COLUMN = {"xyz": "joints", "verts": "verts"}  # of each part, after pred_ or true_
 DECIMALS = range(6, 16)
@@ -94,14 +95,13 @@ def _ordered(points: np.ndarray, protocol: str, part: str) -> np.ndarray:
 def _rows(predictions: Predictions, column: str, rows: np.ndarray) -> np.ndarray:
     """A copy of these rows, read in the file's order; the pages that were mapped for it are given back."""
     values = predictions[column]
-    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-        found = np.array(values[rows[0] : rows[-1] + 1])
-    else:
-        ascending = np.argsort(rows)
-        found = np.empty((len(rows), *values.shape[1:]), values.dtype)
-        found[ascending] = values[rows[ascending]]
-    if isinstance(values.base, mmap.mmap):
-        values.base.madvise(mmap.MADV_DONTNEED)
+    found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+    ascending = np.argsort(rows)
+    together = rows[ascending[-1]] - rows[ascending[0]] < 2 * len(rows)
+    for part in (ascending,) if together else np.split(ascending, range(SCATTERED, len(rows), SCATTERED)):
+        found[part] = values[rows[part]]
+        if isinstance(values.base, mmap.mmap):
+            values.base.madvise(mmap.MADV_DONTNEED)
     return found
 
 
