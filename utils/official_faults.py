@@ -36,8 +36,8 @@ def check_head(path: str, text: bytes, depth: int) -> None:
     match = re.match(rb"\[+", text)
     levels, wanted = len(match[0]), depth + 2
     inner = text[levels : levels + 1]
-    if levels == wanted or (inner == b"]" and levels in (depth, depth + 1)):
-        return
+    if levels == wanted or levels in (depth, depth + 1) and inner == b"]" or levels == depth and inner not in b"-0123456789":
+        return  # the last two: empty lists; a first entry that is null, say
     if not inner:
         raise InputError(f"{path}: expected {NESTING[depth]}, found a file cut off after {levels} brackets; {remedy}")
     raise InputError(f"{path}: expected {NESTING[depth]}, found {_nesting(text, levels, wanted)}; {remedy}")
@@ -55,6 +55,9 @@ def _nesting(text: bytes, levels: int, wanted: int) -> str:
             return "lists one level deeper: is it a prediction, [joints, vertices], in the labels' place?"
         return f"{levels - wanted} level(s) more: entries of 1 x 21 x 3 instead of 21 x 3?"
     if levels == 3 and numbers == 3:
+        second = text[text.find(b"]]") + 3 :]
+        if (points, second[: second.find(b"]]")].count(b"[") - 1) == (21, 778):
+            return "one sample only, or one level less: all samples' joints must be in a list, and all vertices in another"
         return f"{ENTRIES.get(points, f'one list of {points} x 3 only')}, where a prediction holds both"
     if numbers == 61:
         return "entries of 61 numbers: FreiHAND's MANO labels (evaluation_mano.json)?"
@@ -77,11 +80,12 @@ def first_fault(text: bytes, ended: bool, what: str, start: int, points: int | N
         except json.JSONDecodeError as error:
             where = f"sample {number} of the {what} (counted from 0)"
             if not ended or error.pos < len(words) and not _cut_off(words[error.pos :]):
-                return f"expected json, found text that is none in {where}: {snippet(words[error.pos :].encode())}; {remedy}"
-            return f"the file is truncated: it ends in {where}; {remedy}"
+                return f"expected json, found other text in {where}: {snippet(words[error.pos :].encode())}; {remedy}"
+            end = where if words else f"the {what} after {number:,} samples"
+            return f"the file is truncated: it ends in {end}; {remedy}"
         except (RecursionError, ValueError):
             return f"sample {number} of the {what} (counted from 0) is nested too deep or has an endless number; {remedy}"
-        if fault := _fault(value, what, points):
+        if fault := _fault(value, what, points, number):
             return f"sample {number} of the {what} (counted from 0): {fault}"
         points = points or len(value)
         at, number = end, number + 1
@@ -92,8 +96,8 @@ def _cut_off(rest: str) -> bool:
     return len(rest) < 10 and re.fullmatch(r"[-\w.+]*", rest) is not None
 
 
-def _fault(value: object, what: str, points: int | None) -> str:
-    """What is wrong with one entry; empty if nothing is."""
+def _fault(value: object, what: str, points: int | None, number: int) -> str:
+    """What is wrong with entry `number`; empty if nothing is."""
     wanted = f"expected {points or 'k'} x 3 numbers"
     if not isinstance(value, list):
         return f"{wanted}, found {_kind(value)}: was this sample not predicted?"
@@ -103,17 +107,20 @@ def _fault(value: object, what: str, points: int | None) -> str:
         if not isinstance(point, list) or len(point) != 3:
             found = f"a list of {len(point)}" if isinstance(point, list) else _kind(point)
             return f"{wanted}, found {found} as point {row}"
-        for number in point:
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                return f"{wanted}, found {_kind(number)} in point {row}"
-            if not math.isfinite(number):
-                return f"a coordinate of point {row} is {'NaN' if math.isnan(number) else 'infinite'}; predict that sample again"
+        for x in point:
+            if isinstance(x, bool) or not isinstance(x, (int, float)):
+                return f"{wanted}, found {_kind(x)} in point {row}"
+            if not math.isfinite(x):
+                return f"a coordinate of point {row} is {'NaN' if math.isnan(x) else 'infinite'}; predict that sample again"
     if points and len(value) != points:
-        return f"expected {points} x 3 numbers, found {len(value)} x 3{_cause(what, points, len(value))}"
+        return f"expected {points} x 3 numbers, found {len(value)} x 3{_cause(what, points, len(value), number)}"
     return ""
 
 
-def _cause(what: str, points: int, found: int) -> str:
+def _cause(what: str, points: int, found: int, number: int) -> str:
+    """The likely reason for another number of points."""
+    if (points, found) == (21, 778) and number:
+        return ": pairs of joints and vertices? All joints come first, then all vertices"
     if (points, found) == (21, 778):
         return ": vertices come first; the order is [joints, vertices]"
     if (points, found) == (778, 21):

@@ -124,7 +124,7 @@ class EntryReader:
         """Makes sure that the text ends where its lists do."""
         if self._depth == PREDICTION:
             if self._peek() != b"]":
-                raise InputError(f"{self.path}: {self._after('the end of the file')}; write exactly [joints, vertices]")
+                raise InputError(f"{self.path}: {self._after('a closing bracket')}; write exactly [joints, vertices]")
             self._text = self._text[1:]
         if self._peek():
             raise InputError(f"{self.path}: {self._after('the end of the file')}; write the json once, into a new file")
@@ -133,7 +133,7 @@ class EntryReader:
         """Moves into the next list: past a comma where one came before, and its bracket."""
         if self._lists:
             if self._peek() == b"]":
-                raise InputError(f"{self.path}: expected [joints, vertices], found one list only; vertices ({what}) are missing")
+                raise InputError(f"{self.path}: expected [joints, vertices], found one list only; the {what} are missing")
             if self._peek() != b",":
                 raise InputError(f"{self.path}: {self._after('a comma and the list of ' + what)}; write [joints, vertices]")
             self._text = self._text[1:]

@@ -26,8 +26,9 @@ from utils.official_protocols import F_THRESHOLDS_M, JOINTS, PROTOCOLS, VERTS, O
 FORMAT, VERSION = "official-scores", 1
 CHUNK, WAITING = 64, 16  # samples measured at a time, by one thread; chunks in memory
 XYZ_FILE, VERTS_FILE = "evaluation_xyz.json", "evaluation_verts.json"
-OTHER_LISTS = {32_560: "FreiHAND's training list", 130_240: "all of FreiHAND's training pictures", 66_034: "HO3D v2's training "
-               "list", 83_325: "HO3D v3's training list", **{known.count: f"{known.title}'s evaluation list" for known in PROTOCOLS.values()}}
+OTHER_LISTS = {
+    32_560: "FreiHAND's training list", 130_240: "all of FreiHAND's training pictures", 66_034: "HO3D v2's training list",
+    83_325: "HO3D v3's training list", **{known.count: f"{known.title}'s evaluation list" for known in PROTOCOLS.values()}}
 
 
 class _Task(NamedTuple):
@@ -113,7 +114,7 @@ def _of_length(xyz: Float[np.ndarray, "n 21 3"], task: _Task, path: str, publish
     known = f" (as many as {OTHER_LISTS[len(xyz)]})" if len(xyz) in OTHER_LISTS else ""
     asked = "" if task.count == task.protocol.count else " (--count)"
     if published:
-        remedy = published
+        remedy = f"{'give those of the predicted samples or of the whole list: ' if asked else ''}{published}"
     elif not asked and 0 < len(xyz) < task.protocol.count and not known:
         remedy = f"predict the whole evaluation list, in its order, or score a part with --count {len(xyz)}"
     else:
