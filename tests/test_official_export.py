@@ -133,10 +133,10 @@ def test_export_takes_no_more_memory_for_more_samples(tmp_path):
         columns = {"pred_verts": rng.normal(0, 0.1, (rows, 778, 3)).astype(np.float32), "pred_root": np.full((rows, 3), 0.5),
                    "pred_joints": rng.normal(0, 0.1, (rows, 21, 3)).astype(np.float32), "mirrored": np.zeros(rows, bool),
                    "official_index": rng.permutation(rows), "subject": np.zeros(rows, int), "index": np.arange(rows)}
-        file = write_predictions(tmp_path / f"{rows}.npz", "freihand", columns)
+        file = write_predictions(tmp_path / f"{rows}.npz", "ho3d_v2", columns)
         del columns
         tracemalloc.start()
-        export("freihand", file, tmp_path / f"{rows}.json")
+        export("ho3d_v2", file, tmp_path / f"{rows}.json")
         peaks[rows] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (tmp_path / f"{rows}.json").stat().st_size > 20_000 * rows
