@@ -39,6 +39,7 @@ def read(path: Path) -> list[np.ndarray]:
 def test_file_holds_the_protocols_order_joints_and_axes(what, root, tmp_path, monkeypatch):
     """pred.json row by row against the definition, exact in float32: shuffled, mirrored, in chunks that do not divide n."""
     monkeypatch.setattr("utils.official_predictions.CHUNK", 7)
+    monkeypatch.setattr("utils.official_predictions.SCATTERED", 3)
     columns = random_columns(lefts=True)
     file = write_predictions(tmp_path / "p.npz", what, columns)
     text = export(what, file, tmp_path / "pred.json", root=root)
