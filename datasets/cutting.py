@@ -101,7 +101,7 @@ def _one(sample: Any, task: Cut) -> tuple[dict[str, Any], bytes, bytes]:
     loaded = task.load(sample)
     row = {"label": -1, "has_mask": False, "official": -1, "subject": 0, "group": 0, "side": 0, **loaded.row}
     stored = stored_square(np.asarray(row["box"], np.float64), task.factor)
-    image = decode(loaded.picture, *(loaded.size or ()))
+    image = decode(loaded.picture, *(loaded.size or (None, None)), resize="unpack the archive again")
     row |= {"stored": stored, "size": image.shape[1::-1]}
     if len(str(row["name"]).encode()) > 96:
         raise Broken("name too long", f"{loaded.picture}: expected a name of at most 96 letters in the tree; rename its folder")

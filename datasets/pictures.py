@@ -27,10 +27,12 @@ class Broken(Exception):
 
 
 def decode(path: Path, width: int | None = None, height: int | None = None, what: str = "picture",
-           flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) -> np.ndarray:
+           flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+           resize: str = "set dataset.width and dataset.height to what the tree has") -> np.ndarray:
     """A JPEG or PNG file, (height, width, 3) BGR uint8 unless `flags` say otherwise (None: any size).
 
-    Raises Broken: missing, cut off, no such file, another size. what: how messages call it ("picture", "mask").
+    Raises Broken: missing, cut off, no such file, another size. what: how messages call it ("picture", "mask") · resize: what
+    to do about another size.
     """
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     try:
@@ -52,8 +54,7 @@ def decode(path: Path, width: int | None = None, height: int | None = None, what
         raise Broken(f"{what} broken", f"{path}: expected a {kind}, found one that cannot be decoded; unpack it again")
     if width and image.shape[:2] != (height, width):
         raise Broken(f"{what} of another size", f"{path}: expected {width}x{height} pixels, "
-                                                f"found {image.shape[1]}x{image.shape[0]}; "
-                                                "set dataset.width and dataset.height to what the tree has")
+                                                f"found {image.shape[1]}x{image.shape[0]}; {resize}")
     return image
 
 

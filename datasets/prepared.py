@@ -154,6 +154,10 @@ class PreparedReader(Reader):
     def sample_name(self, index: int) -> str:
         return bytes(self.index["name"][self.rows[index]]).decode()
 
+    def picture_name(self, index: int) -> str:
+        """The sample's picture, a path in the tree: its name, unless several samples share a picture."""
+        return self.sample_name(index)
+
     def describe(self, index: int) -> str:
         return f"{self.title} {self.split} #{index} ({self.sample_name(index)})"
 
@@ -215,7 +219,7 @@ class PreparedReader(Reader):
         crop = crop_matrix(box[:2], box[2] * self.crop.factor, self.crop.pixels)
         try:
             width, height = (int(x) for x in self.index["size"][self.rows[index]])
-            image = decode(Path(self.options.root) / self.sample_name(index), width, height)[..., ::-1]
+            image = decode(Path(self.options.root) / self.picture_name(index), width, height)[..., ::-1]
         except Broken:
             image, stored = raw["image"], torch.from_numpy(raw["stored_from_image"])
             K, crop = stored @ K, crop @ torch.linalg.inv(stored)
