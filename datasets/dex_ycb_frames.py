@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "box": (np.float32, (3,)),         # centre x, y and longer side of the box of joint_2d, pixels
     "stored": (np.int32, (3,)),        # left, top and side of the stored crop, whole pixels of the picture
 }
+LABELS = {"pose_m": (1, 51), "joint_3d": (1, 21, 3), "joint_2d": (1, 21, 2)}  # of a labels file, float32
 BREAKS = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of a broken npz
 UV_TOLERANCE = 2.0  # pixels between joint_2d and K * joint_3d
 
@@ -132,9 +133,9 @@ def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray
     return {**labels, "inside": np.bool_(inside), "box": box, "stored": stored_square(box, plan.factor)}
 
 
-def read_labels(path: Path) -> dict[str, np.ndarray]:
-    """pose_m (51), joint_3d (21,3), joint_2d (21,2) of one file, float32. Raises Broken."""
-    shapes = {"pose_m": (1, 51), "joint_3d": (1, 21, 3), "joint_2d": (1, 21, 2)}
+def read_labels(path: Path, keys: tuple[str, ...] = tuple(LABELS)) -> dict[str, np.ndarray]:
+    """pose_m (51), joint_3d (21,3), joint_2d (21,2) of one file, or those of `keys` alone, float32. Raises Broken."""
+    shapes = {key: LABELS[key] for key in keys}
     try:
         with np.load(path, allow_pickle=False) as file:
             labels = {key: file[key] for key in shapes}

@@ -32,6 +32,7 @@ REQUIRED = {"stored_from_image": (3, 3), "K": (3, 3), "width": (), "box": (3,), 
 LABELS = {"pose": (48,), "shape": (10,), "trans": (3,), "joints": (21, 3), "joints_uv": (21, 2), "verts": (778, 3), "root": (3,)}
 FLAG_OF = {"pose": "has_hand", "shape": "has_hand", "trans": "has_hand", "joints_uv": "has_uv"}  # else has_<label>
 FLAGS = ("has_joints", "has_hand", "has_verts", "has_root", "has_uv", "has_mask")
+NOWHERE = (0.0, 0.0, 1.0)  # root of a row that has none: projects to finite pixels, so that a silenced loss term stays finite
 UV_TOLERANCE = 2.0  # pixels between joints_uv and K * joints
 HAND_TOLERANCE_M = 0.002  # between labelled joints and those of the hand model
 MIRROR_TOLERANCE_M = 1e-4  # between the left hand model and the right one's mirror image, for one shape
@@ -209,6 +210,8 @@ class Reader(ABC):
                 found |= {"root": found["joints"][:, 0], "has_root": found["has_joints"]}
         if "root" in raw:
             found["has_root"] = known["has_root"]
+        if "root" in found and {"has_joints", "has_hand", "has_root"} & set(raw):  # else every row has one
+            found["root"] = torch.where(found["has_root"][:, None], found["root"], found["root"].new_tensor(NOWHERE))
         if self.joints_kind == "chain" and "root" in found:
             found["chain_wrist"] = found["root"]
         if "verts" in found:

@@ -18,9 +18,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from options.schema import ROOT, Options, modules
+from options.schema import Options
 from utils.errors import InputError
 from utils.files import read_yaml
+from utils.strict import ROOT, modules
 
 PACKAGES = {"method": "src", "dataset": "datasets", "synth": "datasets.synthetic"}  # of the sections that `name` a module
 COMMAND_LINE = "command line"

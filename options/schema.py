@@ -3,12 +3,10 @@
 `method: {name: foo}` is checked by `src/foo.py: Options`, `dataset: {name: bar}` by `datasets/bar.py: Options`,
 `synth: {name: baz}` by `datasets/synthetic/baz.py: Options`: the name is the module, there is no register.
 """
-import importlib
-import importlib.util
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from datasets.augment import AugmentOptions, CropOptions
 from src.calibrate import CalibrateOptions
@@ -18,30 +16,7 @@ from src.fit import FitOptions
 from src.predict import TestOptions
 from src.refine import RefineOptions
 from src.summary import ReportOptions
-from utils.strict import Strict
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def modules(package: str) -> list[str]:
-    """Names of the modules of `package` that define an Options class (what `name:` may be)."""
-    folder = ROOT / package.replace(".", "/")
-    return sorted(p.stem for p in folder.glob("*.py") if "\nclass Options(" in p.read_text(encoding="utf-8"))
-
-
-def _named(package: str):
-    """Validator that hands the section to the Options class of the module it names."""
-
-    def choose(value: Any) -> Any:
-        if value is None or isinstance(value, Strict):
-            return value
-        if not isinstance(value, dict) or "name" not in value:
-            raise ValueError(f"expected a section with a name, one of {modules(package)}")
-        if value["name"] not in modules(package):
-            raise ValueError(f"name: no {package}/{value['name']}.py; there are {modules(package)}")
-        return importlib.import_module(f"{package}.{value['name']}").Options.model_validate(value)
-
-    return BeforeValidator(choose)
+from utils.strict import Strict, named
 
 
 class Options(Strict):
@@ -54,9 +29,9 @@ class Options(Strict):
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = torch's own choice")
     hand: str = Field("template/free_hand_right.npz", description="right hand: .npz of this project or MANO_RIGHT.pkl")
     hand_left: str | None = Field(None, description="left hand, for labels of left hands; null = the right file's sibling")
-    method: Annotated[SerializeAsAny[Strict] | None, _named("src")] = None
-    dataset: Annotated[SerializeAsAny[Strict] | None, _named("datasets")] = None
-    synth: Annotated[SerializeAsAny[Strict] | None, _named("datasets.synthetic")] = None
+    method: Annotated[SerializeAsAny[Strict] | None, named("src")] = None
+    dataset: Annotated[SerializeAsAny[Strict] | None, named("datasets")] = None
+    synth: Annotated[SerializeAsAny[Strict] | None, named("datasets.synthetic")] = None
     crop: CropOptions = CropOptions()
     augment: AugmentOptions = AugmentOptions()
     loss: dict[str, float] = Field(default_factory=dict, description="weight of each of the method's loss terms")

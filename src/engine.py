@@ -193,7 +193,8 @@ class _Loop:
             waiting = time.perf_counter()
             raw = next(decoded)
             self.waited += time.perf_counter() - waiting
-            indices += [index for _, index in next(shares)]
+            next(shares)
+            indices += raw["index"].tolist()  # as the source numbers its samples, which need not be the order's slots
             batch = self.source.batch(stack_to(raw, self.device))
             if self.step == 0 and part == 0:
                 self.board.images("train/img", batch, 0)
