@@ -154,12 +154,17 @@ def test_checks_can_be_switched_off(files, tmp_path):
 
 
 def test_refusals_leave_nothing(files, tmp_path):
-    """NaN in the last sample's vertices: no folder is made; --out that is a file is refused at once."""
+    """NaN in the last sample's vertices, scores that are not finite: no folder is made; --out that is a file is refused."""
     hands = scenario("main", "freihand")
     hands["pred_verts"][49, 777, 2] = np.nan
     pred = write_pred(tmp_path / "pred.json", hands)
     with pytest.raises(InputError, match=r"sample 49 of the vertices \(counted from 0\): a coordinate of point 777 is NaN"):
         score("freihand", pred, files[1], count=50, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    hands["pred_verts"][49, 777, 2] = 0
+    hands["pred_xyz"][3, 0], hands["pred_xyz"][3, 4] = 0, 1e-160
+    with pytest.raises(InputError, match="xyz_scale_trans_al_mean3d is not finite: two predicted joints are next to each other"):
+        score("ho3d_v2", write_pred(pred, hands), files[1], count=50, out=tmp_path / "out", unchecked=True)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="pred.json: expected a folder, found a file; --out"):
         score("freihand", *files, count=50, out=pred)

@@ -10,6 +10,7 @@ from utils.errors import InputError
 
 REMEDY = {2: "write it again, for example with `run.py export`", 1: "fetch the labels again"}  # by the lists around an entry
 NESTING = {2: "[joints, vertices], each a list of samples of k x 3 numbers", 1: "a list of samples of k x 3 numbers"}
+FARTHEST = 1e9  # a larger coordinate is a fault in any unit, and its square may overflow
 BEGINNINGS = (
     (rb"\s*$", "an empty file"), (rb"PK", "a zip that breaks (copied in part?)"), (rb"\x93NUMPY", "a NumPy array"),
     (rb"\x80[\x02-\x05]", "a Python pickle"), (rb"\x1f\x8b", "a gzip file"), (rb"\xef\xbb\xbf", "text with a byte order mark"),
@@ -112,6 +113,8 @@ def _fault(value: object, what: str, points: int | None, number: int) -> str:
                 return f"{wanted}, found {_kind(x)} in point {row}"
             if not math.isfinite(x):
                 return f"a coordinate of point {row} is {'NaN' if math.isnan(x) else 'infinite'}; predict that sample again"
+            if abs(x) > FARTHEST:
+                return f"a coordinate of point {row} is {float(x):g}, expected metres; predict that sample again"
     if points and len(value) != points:
         return f"expected {points} x 3 numbers, found {len(value)} x 3{_cause(what, points, len(value), number)}"
     return ""

@@ -20,8 +20,8 @@ from utils import official_faults as faults
 from utils.errors import InputError
 from utils.files import require_file
 
-BLOCK, LONGEST_ENTRY = 1 << 22, 1 << 26  # bytes
-MOST_ENTRIES = 1_000_000  # of a list that is read whole
+HEAD, BLOCK, LONGEST_ENTRY = 1 << 16, 1 << 22, 1 << 26  # bytes; HEAD: what is looked at to tell what a file is
+MOST_ENTRIES = 200_000  # of a list that is read whole
 _WHITESPACE, _NUMERIC = b" \t\r\n", b"0123456789+-.eE"
 _FLAT = bytes.maketrans(b"[]", b"  ")
 PREDICTION, LABELS = 2, 1  # lists inside lists that come before an entry
@@ -84,7 +84,8 @@ class EntryReader:
         self.path = path
         self._read, self._depth = read, depth
         self._text, self._ended, self._lists = b"", False, 0
-        self._fill()
+        while len(self._text) < HEAD and not self._ended:
+            self._fill()
         faults.check_head(path, self._text, depth)
         if depth == PREDICTION:
             self._text = self._text[1:]
@@ -185,7 +186,7 @@ class EntryReader:
             numbers = np.frombuffer(array("d", orjson.loads(b"[" + piece.translate(_FLAT) + b"]")))
         except (orjson.JSONDecodeError, OverflowError):
             numbers = None
-        if numbers is None or not np.isfinite(numbers).all():
+        if numbers is None or np.abs(numbers).max() > faults.FARTHEST:
             self._fail(what, start, points)
         return numbers.reshape(count, points, 3)
 

@@ -104,7 +104,11 @@ def _measure(task: _Task, pool: ThreadPoolExecutor) -> tuple[OfficialScores, lis
                 official.join(waiting.popleft().result())
         for piece in waiting:
             official.join(piece.result())
-    return official.result(), _notes(task, reader.path, foreign)
+    found = official.result()
+    for name, value in found.values.items():
+        if not np.isfinite(value):  # a length of 1e-160 to scale by, say; the official program prints nan
+            raise InputError(f"{task.pred}: {name} is not finite: two predicted joints are next to each other; predict again")
+    return found, _notes(task, reader.path, foreign)
 
 
 def _of_length(xyz: Float[np.ndarray, "n 21 3"], task: _Task, path: str, published: str) -> Float[np.ndarray, "n 21 3"]:
@@ -115,6 +119,8 @@ def _of_length(xyz: Float[np.ndarray, "n 21 3"], task: _Task, path: str, publish
     asked = "" if task.count == task.protocol.count else " (--count)"
     if published:
         remedy = f"{'give those of the predicted samples or of the whole list: ' if asked else ''}{published}"
+    elif asked and 0 < len(xyz) <= task.protocol.count:
+        remedy = "--count is the number of samples in the file"
     elif not asked and 0 < len(xyz) < task.protocol.count and not known:
         remedy = f"predict the whole evaluation list, in its order, or score a part with --count {len(xyz)}"
     else:
