@@ -146,7 +146,12 @@ def expose(image: np.ndarray, sensor: Sensor, camera: int, rng: np.random.Genera
     if (length := np.hypot(dx, dy)) > 1:
         image = cv2.filter2D(image, -1, _line(dx, dy, length))
     image = cv2.GaussianBlur(image, (0, 0), max(sensor.blur[camera], 0.3))
-    level = round(sensor.noise[camera] / _NOISE_STEP)
+    return add_noise(image, sensor.noise[camera], rng)
+
+
+def add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Sensor noise of about this standard deviation (of 255 levels) on a uint8 picture."""
+    level = round(deviation / _NOISE_STEP)
     x, y = rng.integers(0, _NOISE_MARGIN, 2)
     if level == 0:
         return image
