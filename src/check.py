@@ -33,12 +33,21 @@ def _looks(options: Any) -> Iterator[tuple[str, Callable[[], str]]]:
     if options.dataset is not None:
         if getattr(options.dataset, "hands", "right") != "right" or options.hand_left:
             yield "left hand", lambda: _hand(options.hand_left or left_sibling(options.hand))
-        yield "dataset", lambda: _folder(options.dataset.root, "link the dataset there, or set dataset.root=<its folder>")
-        yield "prepared dataset", lambda: _prepared(options.dataset.prepared)
+        for one in _datasets(options.dataset):
+            yield f"dataset {one.name}", lambda one=one: _folder(one.root, "link the dataset there, or set dataset.root=<its folder>")
+            yield f"prepared {one.name}", lambda one=one: _prepared(one.prepared)
     if options.method is not None:
         if options.train.init:
             yield "train.init", lambda: _file(options.train.init, "train the run it comes from first")
         yield "output", lambda: _writable(Path(options.out))
+
+
+def _datasets(dataset: Any) -> list[Any]:
+    """The dataset itself, or those that a mixture is made of, each once."""
+    if dataset.name != "mixed":
+        return [dataset]
+    found = [part.dataset for part in dataset.train] + [dataset.test] * (dataset.test is not None)
+    return list({one.prepared: one for one in found}.values())
 
 
 def _python() -> str:
