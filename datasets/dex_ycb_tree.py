@@ -60,8 +60,11 @@ class Tree:
         return table
 
 
-def scan(root: str | Path, serials: Row[str], width: int, height: int) -> Tree:
-    """Read the tree's small files. InputError: one is missing or malformed; people of unequal numbers of sequences."""
+def scan(root: str | Path, serials: Row[str], width: int, height: int, calibration: bool = True) -> Tree:
+    """Read the tree's small files. InputError: one is missing or malformed; people of unequal numbers of sequences.
+
+    calibration: False leaves out the folder of that name: K is then NaN, and betas are empty.
+    """
     root = require_folder(root, "link or unpack the dataset there, or set dataset.root")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in ("calibration", "models", "bop"))
     folders = {name: sorted(p.name for p in (root / name).iterdir() if p.is_dir()) for name in names}
@@ -74,12 +77,12 @@ def scan(root: str | Path, serials: Row[str], width: int, height: int) -> Tree:
         raise InputError(f"{root}: expected as many sequences of each person, found {counts}; an unfinished download? "
                          "the splits go by their order")
     indices = subject_indices(list(folders))
-    betas: dict[str, tuple[float, ...]] = {}
+    betas: dict[str, tuple[float, ...]] | None = {} if calibration else None
     sequences = [_sequence(root, f"{name}/{found}", indices[name], index, serials, betas)
                  for name, of_person in folders.items() for index, found in enumerate(of_person)]
     seen = {camera for s in sequences for camera in s.cameras}
     K = np.full((len(serials), 4), np.nan)
-    for camera in sorted(seen):
+    for camera in sorted(seen) if calibration else ():
         K[camera] = _intrinsics(root, serials[camera], width, height)
     people = [""] * (max(indices.values()) + 1)
     for name, index in indices.items():
@@ -96,7 +99,7 @@ def subject_indices(names: Row[str]) -> dict[str, int]:
 
 
 def _sequence(root: Path, folder: str, subject: int, index: int, serials: Row[str],
-              betas: dict[str, tuple[float, ...]]) -> Sequence:
+              betas: dict[str, tuple[float, ...]] | None) -> Sequence:
     path = root / folder / "meta.yml"
     meta = _mapping(path)
     frames, sides, calib = meta.get("num_frames"), meta.get("mano_sides"), meta.get("mano_calib")
@@ -106,16 +109,16 @@ def _sequence(root: Path, folder: str, subject: int, index: int, serials: Row[st
         raise InputError(f"{path}: expected mano_sides: [right] or [left], found {sides!r}; mend or replace the file")
     if not isinstance(calib, list) or len(calib) != 1 or not isinstance(calib[0], str):
         raise InputError(f"{path}: expected mano_calib: [one name, quoted], found {calib!r}; mend or replace the file")
-    if calib[0] not in betas:
+    if betas is not None and calib[0] not in betas:
         betas[calib[0]] = _betas(root / "calibration" / f"mano_{calib[0]}" / "mano.yml")
     cameras = _cameras(path, meta.get("serials"), serials)
     extrinsics = meta.get("extrinsics")
     if extrinsics is not None and not isinstance(extrinsics, str):
         raise InputError(f"{path}: expected extrinsics: a name, quoted, found {extrinsics!r}; mend or replace the file")
     first = root / folder / serials[cameras[0]] / "labels_000000.npz"
-    digest = hashlib.sha256(path.read_bytes() + (first.read_bytes() if first.is_file() else b"") + repr(betas[calib[0]]).encode())
-    return Sequence(folder, subject, index, frames, SIDES.index(sides[0]), cameras, betas[calib[0]], extrinsics,
-                    digest.hexdigest())
+    shape = betas[calib[0]] if betas is not None else ()
+    digest = hashlib.sha256(path.read_bytes() + (first.read_bytes() if first.is_file() else b"") + repr(shape).encode())
+    return Sequence(folder, subject, index, frames, SIDES.index(sides[0]), cameras, shape, extrinsics, digest.hexdigest())
 
 
 def _cameras(path: Path, listed: object, serials: Row[str]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from utils.plausible import FULL, Case, Fault, centred, error, hand_like, rows_o
 from utils.plausible_order import gather, joint_order, sample_order
 
 ANYWAY = "--unchecked scores the file as it is"
+FEWEST = 5  # samples, below which a hand may lie turned or mirrored by chance
 NOTHING_M = 1e-6  # a hand smaller than this is a point: the all-zero prediction is a published check
 
 
@@ -43,7 +44,7 @@ def check_joints(pred: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 2
     if not absolute and plausible.root_at_origin(few) is not None:
         few = few._replace(pred=plausible.placed(few))
     rules = [plausible.unit, *([plausible.wrist_relative] if absolute else []), plausible.axes, joint_order]
-    if hand_like(few.true[:, gather("T21", protocol.order)]):
+    if len(some) >= FEWEST and hand_like(few.true[:, gather("T21", protocol.order)]):
         rules += [plausible.turned, plausible.mirrored]
     found = _found(few, rules) or _found(case, [sample_order])
     _refuse(found, f"joints in {FULL[unit]}, {'absolute ' if absolute else ''}in the camera, its axes "
@@ -64,7 +65,7 @@ def check_verts(pred_verts: Float[np.ndarray, "m v 3"], pred_xyz: Float[np.ndarr
     rules: list[Callable[[Case], Fault | None]] = [plausible.unit, plausible.axes]
     if size(joints) > NOTHING_M:
         rules.append(lambda now: _place(now, joints))
-    if hand_like(joints[:, gather("T21", protocol.order)]):
+    if len(some) >= FEWEST and hand_like(joints[:, gather("T21", protocol.order)]):
         rules += [plausible.turned, plausible.mirrored]
     found = [f"{line}; the joints of this file are right" for line in _found(case, rules)[:1]]
     _refuse(found, f"vertices in {FULL['m']}, absolute in the camera, its axes {plausible.AXES[protocol.frame]}", protocol, path)

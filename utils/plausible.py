@@ -15,8 +15,8 @@ from utils import metrics
 ROWS = 2000  # at most so many samples, evenly spread, are looked at
 MOST = 0.9  # share of the samples that must show a sign
 AXES = {"opencv": "OpenCV's (x right, y down, z forward)", "opengl": "OpenGL's (x right, y up, z backwards)"}
-UNITS = {"m": {1000.0: "millimetres", 100.0: "centimetres", 10.0: "decimetres", 0.1: "metres divided by 10",
-               0.01: "metres divided by 100", 0.001: "metres divided by 1000 once too often"},
+UNITS = {"m": {1000.0: "millimetres", 100.0: "centimetres", 0.01: "metres divided by 100",
+               0.001: "metres divided by 1000 once too often"},
          "mm": {0.001: "metres", 0.1: "centimetres", 1000.0: "millimetres multiplied by 1000 once too often"}}
 FULL = {"m": "metres", "mm": "millimetres"}
 
@@ -80,7 +80,7 @@ def unit(case: Case) -> Fault | None:
     undone = case.pred / factor
     before, after = error(case.pred, case.true), error(undone, case.true)
     shape_before, shape_after = (error(centred(p), centred(case.true)) for p in (case.pred, undone))
-    sane = after < 0.5 * np.median(np.linalg.norm(case.true.mean(1), axis=1)) or shape_after < 1.2 * size(case.true)
+    sane = after < 0.5 * np.median(np.linalg.norm(case.true.mean(1), axis=1)) or shape_after < 0.9 * size(case.true)
     if not sane or not (after < 0.2 * before or shape_after < 0.35 * shape_before):
         return None
     how = f"divide them by {factor:g}" if factor > 1 else f"multiply them by {1 / factor:g}"
@@ -94,10 +94,10 @@ def root_at_origin(case: Case) -> Bool[np.ndarray, "n"] | None:
     The root is any one joint, or the middle of all. Too: a file whose hands are right about their wrist, yet at the camera.
     """
     places = np.concatenate([case.pred, case.pred.mean(1, keepdims=True)], 1)
-    at = np.linalg.norm(places, axis=2) < 1e-3
+    at = np.linalg.norm(places, axis=2) < 1e-4
     best = int(at.mean(0).argmax())
     away = np.linalg.norm(case.true.mean(1), axis=1)
-    if size(case.pred) > 1e-3 and np.median(away) > 0.15 and at[:, best].mean() > MOST:
+    if size(case.pred) > 0.2 * size(case.true) and np.median(away) > 0.15 and at[:, best].mean() > MOST:
         return at[:, best]
     near = np.linalg.norm(case.pred.mean(1), axis=1) < np.minimum(0.5 * away, 0.15)
     return near if shape_right(case) and near.mean() > MOST and np.median(away) > 0.3 else None

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from utils import metrics
 from utils.joints import H21_FROM_T21, T21_PARENTS
-from utils.plausible import MOST, Case, Fault, centred, error, improved, rows_of, size
+from utils.plausible import MOST, Case, Fault, centred, error, hand_like, improved, rows_of, size
 
 FEWEST = 10  # samples, below which no order of them is judged
 QUERIES = 1000  # samples that are looked for among all true hands
@@ -56,16 +56,16 @@ def joint_order(case: Case) -> Fault | None:
     some = rows_of(len(case.pred), QUERIES)
     pred, true = centred(case.pred[some]), centred(case.true[some])
     orders = {name: gather(case.order, name) for name in ORDERS if name != case.order}
+    t21 = gather("T21", case.order)
+    wanted, hand = bones(true[:, t21]), hand_like(true[:, t21])
+    unlike = {name: _unlike(bones(pred[:, order][:, t21]), wanted) for name, order in {**orders, "": range(21)}.items()}
     other = min(orders, key=lambda name: error(pred[:, orders[name]], true))
-    undone, t21 = pred[:, orders[other]], gather("T21", case.order)
+    undone = pred[:, orders[other]]
     far_better = error(undone, true) < 0.7 * error(pred, true) and improved(pred, undone, true) > MOST
-    if not far_better:
-        wanted = bones(true[:, t21])
-        other = min(orders, key=lambda name: _unlike(bones(pred[:, orders[name]][:, t21]), wanted))
-        undone = pred[:, orders[other]]
-        before, after = (_unlike(bones(p[:, t21]), wanted) for p in (pred, undone))
-        fits = [error(metrics.procrustes(p, true, reflections=True), true) for p in (pred, undone)]
-        if before < 0.2 or after > 0.5 * before or fits[1] > 0.9 * fits[0]:
+    if not far_better or hand and unlike[other] > unlike[""]:
+        other = min(orders, key=unlike.get)
+        fits = [error(metrics.procrustes(p, true, reflections=True), true) for p in (pred, pred[:, orders[other]])]
+        if not hand or unlike[""] < 0.2 or unlike[other] > 0.5 * unlike[""] or fits[1] > 0.9 * fits[0]:
             return None
     indices = str(orders[other]).replace(" ", "")
     return Fault(f"joints in another order, by the lengths of the bones ({SHOWN.get(other, other)} where {SHOWN[case.order]} is "
