@@ -99,8 +99,8 @@ def colour(random: Float[Tensor, "b r"], options: AugmentOptions) -> Colour:
     return Colour(brightness, 1 + contrast, 1 + saturation, hue)
 
 
-def resample(stored: UInt8[Tensor, "b s s 3"], stored_from_crop: Float[Tensor, "b 3 3"], pixels: int,
-             samples: int = 1) -> Float[Tensor, "b 3 p p"]:
+def resample(stored: UInt8[Tensor, "b s s c"], stored_from_crop: Float[Tensor, "b 3 3"], pixels: int,
+             samples: int = 1) -> Float[Tensor, "b c p p"]:
     """Crops of `pixels` x `pixels`, values 0..255, read bilinearly from stored crops through an affine map of pixel centres.
 
     samples: n x n samples are averaged per pixel, which is what a crop n times smaller than its source needs. Outside is black.

@@ -1,4 +1,4 @@
-"""From the list of a dataset's samples to the tasks of its preparation: evenly thinned out, in pieces of some hundred pictures."""
+"""From the list of a dataset's samples to the tasks of its preparation: evenly thinned out, some hundred pictures each."""
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
