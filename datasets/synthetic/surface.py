@@ -131,13 +131,14 @@ def _palm_lines(points: np.ndarray, palmar: np.ndarray, hand: Anatomy, rng: np.r
     width = np.linalg.norm((hand.joints[1] - hand.joints[7]) @ hand.side)
     length = (hand.joints[4] - hand.joints[0]) @ hand.forward
     local = np.stack([(points - hand.joints[0]) @ hand.forward / length, (points - hand.joints[7]) @ hand.side / abs(width)], 1)
-    dark = np.zeros(len(points))
+    inside = palmar > 0.5
+    local, dark = local[inside], np.zeros(len(points))
     for knots in _LINES:
         a, b, c = (np.array(k) + rng.normal(0, 0.03, 2) for k in knots)
         s = np.linspace(0, 1, 40)[:, None]
         curve = (a * (1 - s) ** 2 + 2 * b * s * (1 - s) + c * s**2) * [length, width]
         gap = np.min(((local * [length, width])[:, None] - curve[None]) ** 2 @ np.ones(2), axis=1)
-        dark += np.exp(-gap / 0.0011**2)
+        dark[inside] += np.exp(-gap / 0.0011**2)
     return np.minimum(dark, 1.0) * np.clip(2 * palmar - 1, 0, 1)
 
 
