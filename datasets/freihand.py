@@ -120,7 +120,7 @@ class FreiHand(PreparedReader):
         if self._stored_split == TRAINING:
             says["versions"] = ", ".join(name for name in self.options.versions if name in self.meta["versions"])
         if self.part:
-            says["part"] = f"{self.part}: val is every {self.options.val_every}th training sample"
+            says["part"] = f"{self.part}: val is every k-th training sample, k = {self.options.val_every}"
         return says
 
 

@@ -184,8 +184,8 @@ def _mano_fault(text: bytes) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", 0)
-        return ("the file is truncated" if at >= len(text) - 10 else f"expected json, found text that is none at byte {at}") + \
-            ", where a list of [[61 numbers]] should be"
+        fault = "the file is truncated" if 0 < len(text) - 10 <= at else f"expected json, found text that is none at byte {at}"
+        return f"{fault}, where a list of [[61 numbers]] should be"
     if not isinstance(value, list):
         keys = ", ".join(list(value)[:3]) if isinstance(value, dict) else ""
         keys = f" with the keys {keys}" if keys else ""

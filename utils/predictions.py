@@ -17,7 +17,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -197,7 +197,8 @@ class Predictions:
     def require(self, *columns: str) -> None:
         """InputError that names the columns the file lacks."""
         if missing := [c for c in columns if c not in self._columns]:
-            raise InputError(f"{self.path}: no column {', '.join(missing)}; it has {', '.join(self.columns)}; {_why(missing)}")
+            raise InputError(f"{self.path}: no column {', '.join(missing)}; it has {', '.join(self.columns)}; "
+                             f"{_why(missing, self.meta)}")
 
     def require_hand(self, name: str, sha256: str) -> None:
         """InputError where the predictions were made with another hand model."""
@@ -208,9 +209,10 @@ class Predictions:
                              "give hand= the same file or predict again")
 
 
-def _why(missing: list[str]) -> str:
+def _why(missing: list[str], meta: Mapping[str, Any]) -> str:
     if any(c.startswith("true_") for c in missing):
-        return "the split it was predicted on has no such labels: predict a split that has"
+        published = (meta.get("dataset") or {}).get("no_labels")
+        return f"the split it was predicted on has no such labels: {published or 'predict a split that has'}"
     if any(c in ("pred_shape", "pred_shape_cov", "confidence", "pred_root", "pred_rotations", "pred_joints_uv") for c in missing):
         return "the method that made it does not predict this: use one that does"
     return REMEDY
