@@ -16,3 +16,14 @@ run() {  # run <command> <option file> [key=value ...]
         "$PY" run.py "$@"
     fi
 }
+
+evaluate() {  # evaluate <protocol> <folder with the labels> <default option file> [option file] [key=value ...]: test, export, score
+    local protocol=$1 truth=$2 options=$3 name
+    shift 3
+    case "${1:-}" in *.yaml) options=$1; shift ;; esac
+    name=$("$PY" -c "import sys; from options.load import load; print(load(sys.argv[1], sys.argv[2:]).folder)" "$options" "$@")
+    run prepare "$options" "$@"
+    run test "$options" "$@"
+    run export "$protocol" "$name/test/predictions.npz" --out "$name/pred.zip"
+    run score "$protocol" --pred "$name/pred.zip" --truth "$truth" --out "$name/official"
+}
