@@ -36,7 +36,7 @@ class Options(PreparedOptions):
 
 
 class Rhd(PreparedReader):
-    """A split of a prepared folder. Of a hand model's answers, joints regressed from the mesh are compared: the nearest there is."""
+    """A split of a prepared folder. Joints regressed from a hand model's mesh are compared with the labels: the nearest there is."""
 
     title = "RHD"
     pose_pca, pose_flat_mean, tips, joints_kind = False, False, "manopth", "regressed"

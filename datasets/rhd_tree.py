@@ -63,9 +63,9 @@ def annotation_files(root: str | Path) -> dict[str, Path]:
 def read_annotations(path: Path) -> dict[int, dict[str, np.ndarray]]:
     """number of a picture -> {xyz (42,3), uv_vis (42,3), K (3,3)} float64, in order. Raises InputError, see load_pickle."""
     content = load_pickle(path, AGAIN, expected="RHD's annotations")
-    if not isinstance(content, dict) or not content or not all(isinstance(key, (int, np.integer)) for key in content):
+    if not isinstance(content, dict) or not content or not all(isinstance(key, int) for key in content):
         raise InputError(f"{path}: expected a dict from picture numbers to xyz, uv_vis and K, found {_said(content)}; {AGAIN}")
-    return {int(key): _checked(path, int(key), content[key]) for key in sorted(content)}
+    return {key: _checked(path, key, content[key]) for key in sorted(content)}
 
 
 def _checked(path: Path, number: int, entry: Any) -> dict[str, np.ndarray]:
