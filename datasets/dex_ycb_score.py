@@ -68,7 +68,7 @@ def _score_3d(pred: Path, truth: Path, name: str, count: int | None, unchecked: 
     chosen, notes = _chosen(pred, images, numbers, rows, count)
     joints, true_mm = joints[chosen], (true * np.float32(1000)).astype(np.float64)
     if not unchecked:
-        _check(pred, images, images.number[rows], images.sides(rows), joints, true_mm)
+        notes += _check(pred, images, images.number[rows], images.sides(rows), joints, true_mm)
     if plausible.root_at_origin(Case(joints / 1000, true_mm / 1000, "opencv", "mm", "T21")) is not None:
         notes.append(NO_PLACE)
     found = dexycb_hpe(joints, true_mm)
@@ -115,20 +115,24 @@ def _chosen(path: Path, images: Images, numbers: np.ndarray, rows: np.ndarray, c
     return place, notes
 
 
-def _check(path: Path, images: Images, numbers: np.ndarray, sides: np.ndarray, pred_mm: np.ndarray, true_mm: np.ndarray) -> None:
-    """Refuses joints of another split, what utils.official_checks refuses, and left hands that were never mirrored back."""
+def _check(path: Path, images: Images, numbers: np.ndarray, sides: np.ndarray, pred_mm: np.ndarray,
+           true_mm: np.ndarray) -> list[str]:
+    """Refuses joints of another split, what utils.official_checks refuses, and left hands alone that were never mirrored back.
+
+    Returns what must be said of the file."""
     pred, true = pred_mm / 1000, true_mm / 1000
     chance = np.random.default_rng(0).permutation(len(pred))
     strange = len(pred) >= 10 and error(centred(pred), centred(true)) > 0.75 * error(centred(pred), centred(true)[chance])
     other = _other_split(images, numbers, pred) if strange else None
     if other:
         raise InputError(f"{path}: these are the hands of {other}, not of {images.name}: give --split {other} ({ANYWAY})")
-    check_joints(pred, true, Asked(), path, unit="mm", absolute=False)
+    said = check_joints(pred, true, Asked(), path, unit="mm", absolute=False)
     left = sides == 1
-    if FEWEST <= left.sum() < len(left):
+    if not said and FEWEST <= left.sum() < len(left):
         fault = plausible.mirrored(Case(pred[left], true[left], "opencv", "mm", "T21"))
         if fault is not None:
             raise InputError(f"{path}: the left hands are {fault.found} ({ANYWAY})")
+    return said
 
 
 def _other_split(images: Images, numbers: np.ndarray, pred: np.ndarray) -> str | None:

@@ -30,45 +30,48 @@ class Asked(Structure):
 
 
 def check_joints(pred: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 21 3"], protocol: Asked,
-                 path: str | os.PathLike, *, unit: str = "m", absolute: bool = True) -> None:
-    """Refuses joints in another unit, root-relative, on other axes, in another order, mirrored, or of other samples.
+                 path: str | os.PathLike, *, unit: str = "m", absolute: bool = True) -> list[str]:
+    """Refuses joints in another unit, root-relative, on other axes, in another order, or of other samples.
 
     pred, true: metres, in the protocol's frame and order, all finite. unit: the file's own (m, mm), for the words only.
-    absolute: False lets root-relative files pass. Raises InputError: one line with every mistake found, cause and remedy.
+    absolute: False lets root-relative files pass. Returns what must be said of a file that is scored: hands that are mirror images,
+    which the official alignment accepts. Raises InputError: one line with every mistake found, cause and remedy.
     """
     case = Case(np.asarray(pred, np.float64), np.asarray(true, np.float64), protocol.frame, unit, protocol.order)
     if not len(pred) or size(case.pred) < NOTHING_M:
-        return
+        return []
     some = rows_of(len(pred))
     few = case._replace(pred=case.pred[some], true=case.true[some])
     if not absolute and plausible.root_at_origin(few) is not None:
         few = few._replace(pred=plausible.placed(few))
     rules = [plausible.unit, *([plausible.wrist_relative] if absolute else []), plausible.axes, joint_order]
-    if len(some) >= FEWEST and hand_like(few.true[:, gather("T21", protocol.order)]):
-        rules += [plausible.turned, plausible.mirrored]
-    found = _found(few, rules) or _found(case, [sample_order])
+    hands = len(some) >= FEWEST and hand_like(few.true[:, gather("T21", protocol.order)])
+    found = _found(few, rules + [plausible.turned] * hands) or _found(case, [sample_order])
     _refuse(found, f"joints in {FULL[unit]}, {'absolute ' if absolute else ''}in the camera, its axes "
                    f"{plausible.AXES[protocol.frame]}, order {protocol.order}", protocol, path)
+    return [f"the joints look like {line}" for line in _found(few, [plausible.mirrored] * hands)]
 
 
 def check_verts(pred_verts: Float[np.ndarray, "m v 3"], pred_xyz: Float[np.ndarray, "m 21 3"],
-                true_verts: Float[np.ndarray, "m v 3"], protocol: Asked, path: str | os.PathLike) -> None:
+                true_verts: Float[np.ndarray, "m v 3"], protocol: Asked, path: str | os.PathLike) -> list[str]:
     """Refuses vertices of another unit, frame or place than the joints of the same samples, which passed `check_joints`.
 
-    All metres in the protocol's frame, finite; an all-zero mesh (a method without one) passes. Raises InputError: one line.
+    All metres in the protocol's frame, finite; an all-zero mesh (a method without one) passes. Returns what must be said, as
+    check_joints. Raises InputError: one line.
     """
     if not len(pred_verts) or size(pred_verts) < NOTHING_M:
-        return
+        return []
     some = rows_of(len(pred_verts), 200)
     joints = np.asarray(pred_xyz, np.float64)[some]
     case = Case(np.asarray(pred_verts, np.float64)[some], np.asarray(true_verts, np.float64)[some], protocol.frame, "m", "")
     rules: list[Callable[[Case], Fault | None]] = [plausible.unit, plausible.axes]
     if size(joints) > NOTHING_M:
         rules.append(lambda now: _place(now, joints))
-    if len(some) >= FEWEST and hand_like(joints[:, gather("T21", protocol.order)]):
-        rules += [plausible.turned, plausible.mirrored]
+    hands = len(some) >= FEWEST and hand_like(joints[:, gather("T21", protocol.order)])
+    rules += [plausible.turned] * hands
     found = [f"{line}; the joints of this file are right" for line in _found(case, rules)[:1]]
     _refuse(found, f"vertices in {FULL['m']}, absolute in the camera, its axes {plausible.AXES[protocol.frame]}", protocol, path)
+    return [f"the vertices look like {line}" for line in _found(case, [plausible.mirrored] * hands)]
 
 
 def _found(case: Case, rules: list[Callable[[Case], Fault | None]]) -> list[str]:

@@ -91,14 +91,13 @@ def _measure(task: _Task, pool: ThreadPoolExecutor) -> tuple[OfficialScores, lis
     alone = task.protocol.name == "freihand"  # its program takes a single json of another name, HO3D's does not
     with open_lists(task.pred, PREDICTION, alone) as reader, open_lists(task.verts, LABELS) as labels:
         pred_xyz = _of_length(reader.whole("joints", JOINTS), task, reader.path, "")
-        if not task.unchecked:
-            check_joints(pred_xyz, true_xyz, task.protocol, task.pred)
+        said = [] if task.unchecked else check_joints(pred_xyz, true_xyz, task.protocol, task.pred)
         official, waiting, foreign = Official(task.protocol), deque[Future[Piece]](), False
         for start, pred_verts, true_verts in _in_step(task, reader, labels, longer):
             rows = slice(start, start + len(pred_verts))
             foreign = pred_verts.shape[1] != VERTS
             if not task.unchecked and start == 0:
-                check_verts(pred_verts, pred_xyz[rows], true_verts, task.protocol, task.pred)
+                said += check_verts(pred_verts, pred_xyz[rows], true_verts, task.protocol, task.pred)
             waiting.append(pool.submit(official.measure, pred_xyz[rows], true_xyz[rows], pred_verts, true_verts))
             while len(waiting) > WAITING:
                 official.join(waiting.popleft().result())
@@ -108,7 +107,7 @@ def _measure(task: _Task, pool: ThreadPoolExecutor) -> tuple[OfficialScores, lis
     for name, value in found.values.items():
         if not np.isfinite(value):  # a length of 1e-160 to scale by, say; the official program prints nan
             raise InputError(f"{task.pred}: {name} is not finite: two predicted joints are next to each other; predict again")
-    return found, _notes(task, reader.path, foreign)
+    return found, _notes(task, reader.path, foreign) + said
 
 
 def _of_length(xyz: Float[np.ndarray, "n 21 3"], task: _Task, path: str, published: str) -> Float[np.ndarray, "n 21 3"]:
