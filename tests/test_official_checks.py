@@ -110,7 +110,7 @@ def test_wrist_relative_on_other_axes():
 
 @pytest.mark.parametrize("about", ["camera", "wrist"])
 def test_mirrored_hands(about):
-    """Left hands for right ones: x negated, of all points or about the wrist. Said, not refused: officially a mirror image fits."""
+    """Left hands for right ones, about the camera or the wrist: said, not refused, since officially a mirror image fits."""
     pred = PRED * [-1, 1, 1] if about == "camera" else (PRED - PRED[:, :1]) * [-1, 1, 1] + PRED[:, :1]
     (said,) = check_joints(pred, TRUE, FREIHAND, "pred.json")
     assert_words(said, "mirror images", "left hands", r"\(-1, 1, 1\)")

@@ -34,8 +34,8 @@ def check_joints(pred: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 2
     """Refuses joints in another unit, root-relative, on other axes, in another order, or of other samples.
 
     pred, true: metres, in the protocol's frame and order, all finite. unit: the file's own (m, mm), for the words only.
-    absolute: False lets root-relative files pass. Returns what must be said of a file that is scored: hands that are mirror images,
-    which the official alignment accepts. Raises InputError: one line with every mistake found, cause and remedy.
+    absolute: False lets root-relative files pass. Returns what must be said of a file that is scored: that its hands are mirror
+    images, which the official alignment accepts. Raises InputError: one line with every mistake found, cause and remedy.
     """
     case = Case(np.asarray(pred, np.float64), np.asarray(true, np.float64), protocol.frame, unit, protocol.order)
     if not len(pred) or size(case.pred) < NOTHING_M:
