@@ -57,7 +57,7 @@ class Options(Strict):
     grasps: Share = Field(0.5, description="of the samples hold a thing; the others are gestures")
     focal: tuple[float, float] = Field((350.0, 550.0), description="focal length, px")
     distance_m: tuple[float, float] = Field((0.4, 0.9), description="camera to joint 9")
-    fill: tuple[float, float] = Field((0.45, 0.78), description="longer side of the joints' box, share of the picture")
+    fill: tuple[float, float] = Field((0.38, 0.72), description="longer side of the joints' box, share of the picture")
     off_centre: float = Field(11.0, ge=0, description="most that the box's middle is off the picture's, px; 11 at most is used")
     noise: tuple[float, float] = Field((0.0, 5.0), description="sensor noise, standard deviation of 255 levels")
     blur: tuple[float, float] = Field((0.2, 0.9), description="lens blur, sigma in px")
