@@ -16,7 +16,7 @@ from datasets.prepare import prepare as run_job
 from datasets.prepared import PreparedReader
 from datasets.prepared_options import PreparedOptions
 from datasets.reader import Hands
-from datasets.rhd_tree import annotation_files, load, read_annotations, samples_of
+from datasets.rhd_tree import SPLITS, annotation_files, load, read_annotations, samples_of
 from datasets.tasks import pieces, spread
 from utils.files import sha256
 
@@ -36,7 +36,7 @@ class Options(PreparedOptions):
 
 
 class Rhd(PreparedReader):
-    """A split of a prepared folder. Joints regressed from a hand model's mesh are compared with the labels: the nearest there is."""
+    """A split of a prepared folder. Of a hand model, joints regressed from its mesh are compared: the nearest that there is."""
 
     title = "RHD"
     pose_pca, pose_flat_mean, tips, joints_kind = False, False, "manopth", "regressed"
@@ -53,16 +53,16 @@ def prepare(options: Options, hands: Hands, workers: int | None = None) -> Prepa
     Raises InputError: a missing or broken file (unless dataset.unreadable=skip), another plan's folder, a full disk.
     """
     files = annotation_files(options.root)
-    tasks, splits = [], []
+    digest, tasks, splits = fingerprint(*map(sha256, files.values())), [], []
     for split, path in files.items():
         samples = samples_of(Path(options.root), split, read_annotations(path), options.hands, options.visible,
                              options.stored.factor)
-        tasks += pieces(spread(samples, options.limit), load, COLUMNS, options, split, masks=True)
+        tasks += pieces(spread(samples, options.limit), load, COLUMNS, options, split, masks=True, digest=digest)
         splits.append(f"{split}: {len(samples)} pictures")
     job = Job(title="rhd", version=Rhd.version, root=Path(options.root), plan=options.plan(), tasks=tasks, cut=cut_task,
-              columns=COLUMNS, fingerprint=fingerprint(*map(sha256, files.values())), streams=("crops", "masks"), unit="part",
+              columns=COLUMNS, fingerprint=digest, streams=("crops", "masks"), unit="part",
               about={"notes": splits}, hint="see dataset.hands and dataset.visible",
-              meta={"splits": ["training", "evaluation"], "labels": [name for name in COLUMNS if name in LABELS]})
+              meta={"splits": list(SPLITS), "labels": [name for name in COLUMNS if name in LABELS]})
     return Prepared(Path(options.prepared), run_job(job, options.prepared, options.workers if workers is None else workers))
 
 

@@ -18,15 +18,17 @@ def spread(samples: Sequence, limit: int | None) -> list:
 
 
 def pieces(samples: Sequence, load: Callable[[Any], Loaded], columns: Columns, options: PreparedOptions, name: str,
-           masks: bool = False) -> Iterator[Cut]:
+           masks: bool = False, digest: str | None = None) -> Iterator[Cut]:
     """Tasks of up to PICTURES samples each, of the split `name`; `load` reads one sample (datasets/cutting.py).
 
-    The fingerprint is that of the samples' own numbers, so samples must be tuples of texts, numbers and arrays.
+    digest: of the annotation files, where samples follow from these and the plan alone: then it tells whether a finished task is
+    still valid. None = the samples' own numbers do, so samples must be tuples of texts, numbers and arrays.
     """
     stored = options.stored
     for number, start in enumerate(range(0, len(samples), PICTURES)):
         some = tuple(samples[start:start + PICTURES])
-        yield Cut(name, shard_of(options.prepared, f"{name}_{number:06d}"), fingerprint(*_parts(some)), some, load, columns,
+        parts = (digest, start, len(some)) if digest else _parts(some)
+        yield Cut(name, shard_of(options.prepared, f"{name}_{number:06d}"), fingerprint(*parts), some, load, columns,
                   stored.factor, stored.pixels, stored.quality, options.unreadable, masks)
 
 

@@ -296,7 +296,8 @@ def test_methods_by_option_file_alone(tree: Path, capsys: pytest.CaptureFixture)
         assert run.main([command, str(file)]) == 0, capsys.readouterr().err
     scores = json.loads((out / "tiny/test/scores.json").read_text())
     assert scores["n"] == 2 and 0 < scores["metrics"]["uv_px"]["mean"] < 320 and "not MANO's" in scores["protocol_line"]
-    write |= {"method": "{name: idhand, backbone: resnet18, weights: null, width: 0.125}", "loss": "{verts: 1, normal: 0, edge: 0, pose: 1, shape: 1}"}
+    write |= {"method": "{name: idhand, backbone: resnet18, weights: null, width: 0.125}",
+              "loss": "{verts: 1, normal: 0, edge: 0, pose: 1, shape: 1}"}
     file.write_text(OPTION_FILE.format(**write).replace("name: tiny", "name: mesh"))
     capsys.readouterr()
     assert run.main(["train", str(file)]) == 2
