@@ -15,7 +15,7 @@ from pydantic import Field
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import ColumnWriter, read_columns
 from datasets.cutting import LABELS, columns_of, cut_task
-from datasets.ho3d_cameras import poses
+from datasets.ho3d_cameras import poses, read_calibration, recording_of
 from datasets.ho3d_frame import COLOURS, TRAIN, Sample, Source, load, read_segmentation, segmentation_of
 from datasets.ho3d_reader import Ho3d
 from datasets.ho3d_tree import (
@@ -84,6 +84,8 @@ def prepare(options: Options, hands: Hands, workers: int | None = None) -> Prepa
 
     def check() -> None:
         _require_fit(samples.get(TRAIN, []), hand, tree.root)
+        for recording in {recording_of(name) for name in tree.sequences}:
+            read_calibration(tree.root, recording)  # a broken one is found before the work
         if coloured:
             _require_colours(samples.get(TRAIN, []))
         if tree.verts and not (folder / "verts" / "verts.npy").exists():

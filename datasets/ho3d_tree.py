@@ -136,10 +136,10 @@ def write_verts(folder: Path, tree: Tree) -> None:
             if start > count:
                 break
             off = np.linalg.norm(verts[:, TIPS["ho3d"]] - tree.xyz[there, TIPS_H21], axis=-1).max(1)
-            if (off > ORDER_M).any():
-                raise InputError(f"{tree.verts}: sample {there.start + int(np.argmax(off))} (counted from 0): expected the "
-                                 f"vertices of {XYZ}'s hand, found fingertips {1e3 * off.max():.0f} mm off; are both of one "
-                                 "version and order?")
+            if (wrong := np.flatnonzero(off > ORDER_M)).size:
+                raise InputError(f"{tree.verts}: sample {there.start + wrong[0]} (counted from 0): expected the vertices of "
+                                 f"{XYZ}'s hand, found fingertips {1e3 * off[wrong[0]]:.0f} mm off; are both of one version and "
+                                 "order?")
             writer.append({"verts": our_points(verts)})
         if start <= count:
             reader.finish()
