@@ -94,7 +94,11 @@ class FreiHand(PreparedReader):
 
     def _open(self) -> None:
         super()._open()
-        if self.split in self.meta["splits"] and not self.meta["has_verts_file"][self._stored_split]:
+        if self._stored_split not in self.meta["splits"]:
+            return  # refused next, by name
+        if self.unlabelled:
+            self.labels = {}
+        elif not self.meta["has_verts_file"][self._stored_split]:
             for name in ("verts", "has_verts"):  # of the other split: here they are the hand model's
                 self.labels.pop(name, None)
 
@@ -170,4 +174,5 @@ def _tasks(options: Options, splits: list[Lists]) -> Iterator[Cut]:
             version, sample = divmod(number, len(lists))
             label = first if lists.xyz is None else first + sample
             samples.append(Sample(source, lists.split, number, sample, version, label, K[sample], uv[sample]))
-        yield from pieces(spread(samples, options.limit), load, columns_of(), options, lists.split, options.masks)
+        yield from pieces(spread(samples, options.limit), load, columns_of(), options, lists.split, masks=options.masks,
+                          digest=lists.fingerprint)

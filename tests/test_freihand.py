@@ -236,6 +236,21 @@ def test_evaluation_without_labels(tree: Path, options: Options, tmp_path: Path)
         read_predictions(path).require("true_joints")
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_evaluation_alone(tree: Path, options: Options, tmp_path: Path, labelled: bool):
+    """A tree of the evaluation alone, with its labels or without any in the folder; the training is refused by name."""
+    for path in tree.glob("evaluation*" if labelled else "evaluation_K.json"):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    shutil.copytree(tree / "evaluation", tmp_path / "evaluation", dirs_exist_ok=True)
+    alone = changed(options, root=str(tmp_path), prepared=str(tmp_path / "prepared"), val_every=2)
+    assert prepare(alone, HANDS).counts["kept"] == EVALUATION
+    batch = whole(opened(alone, "evaluation"))
+    assert batch.joints.equal(whole(opened(options, "evaluation")).joints) if labelled else batch.joints is None
+    for split in ("training", "val"):
+        with pytest.raises(InputError, match="FreiHAND: no split training in .*; there are evaluation"):
+            opened(alone, split)
+
+
 def test_whole_pictures(options: Options, tmp_path: Path):
     """box=picture cuts every picture whole, whatever its joints: the crop is the picture, with its K and pixels."""
     whole_options = changed(options, prepared=str(tmp_path), box="picture")
