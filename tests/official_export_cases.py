@@ -1,8 +1,8 @@
 """Cases of the official files: predictions files of the free hand in random poses, shuffled official order, and public labels."""
-import json
 from pathlib import Path
 
 import numpy as np
+import orjson
 import torch
 
 from utils.hand import HandModel
@@ -65,5 +65,6 @@ def write_truth(folder: Path, columns: dict[str, np.ndarray], what: str) -> Path
     """The evaluation's public labels, evaluation_xyz.json and evaluation_verts.json, from the file's own true hands."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, points in zip(("xyz", "verts"), official_points(columns, what, "true", None)):
-        (folder / f"evaluation_{name}.json").write_text(json.dumps(points.astype(np.float64).tolist()))
+        text = orjson.dumps(np.ascontiguousarray(points, np.float32), option=orjson.OPT_SERIALIZE_NUMPY)  # float32, as labels are
+        (folder / f"evaluation_{name}.json").write_bytes(text)
     return folder

@@ -235,5 +235,5 @@ def test_chunks_bring_what_was_asked(tmp_path):
     np.testing.assert_array_equal(chunk["pred_xyz"][:, 0], 0)
     assert np.isnan(chunk["true_xyz"][0]).all() and np.isfinite(chunk["true_verts"]).all()
     expected = official_points(columns, "ho3d_v2", "true", None)
-    np.testing.assert_array_equal(chunk["true_xyz"], expected[0])
-    np.testing.assert_array_equal(chunk["true_verts"], expected[1])
+    np.testing.assert_array_equal(np.float32(chunk["true_xyz"]), np.float32(expected[0]))
+    np.testing.assert_array_equal(np.float32(chunk["true_verts"]), np.float32(expected[1]))

@@ -84,7 +84,7 @@ def _chunk(predictions: Predictions, protocol: str, rows: np.ndarray, root: Root
         chunk[f"pred_{part}"] = short_decimals(points)
         if with_truth:
             true = _ordered(_rows(predictions, f"true_{COLUMN[part]}", rows), protocol, part)
-            chunk[f"true_{part}"] = (true * signs).astype(np.float64)
+            chunk[f"true_{part}"] = short_decimals(true * signs)  # as lists of float32 labels have them
     return chunk
 
 

@@ -172,11 +172,12 @@ def score_dexycb_text(
 def protocol_line(predictions: Predictions, alignment: str = "wrist joint, or Procrustes without reflection (PA)") -> str:
     """By what protocol: split, frames, people, hands, root joint, crop, alignment, index hash; equal for comparable runs."""
     known: dict[str, Any] = dict(predictions.meta.get("dataset") or {})
-    number, people = len(predictions), len(np.unique(predictions["subject"]))
+    number, people = len(predictions), np.unique(predictions["subject"])
+    of = f" of {len(people)} {'person' if len(people) == 1 else 'people'}" if people.any() else ", people not named"
     mirrored = int(np.asarray(predictions["mirrored"]).sum())
     sides = "right hands" if not mirrored else f"{number - mirrored} right and {mirrored} left hands (mirrored)"
     head = " ".join(str(known.pop(key)) for key in ("name", "dataset", "split") if known.get(key)) or "unnamed split"
-    parts = [head, f"{number:,} frames of {people} {'person' if people == 1 else 'people'}", sides]
+    parts = [head, f"{number:,} frames{of}", sides]
     parts.append(f"root: {known.pop('root', known.pop('root_joint', 'wrist joint'))}")
     known.pop("hands", None)  # those of the whole split: the frames here are counted above
     parts += [f"{key.replace('_', ' ')}: {known[key]}" for key in sorted(known) if _short(known[key])]

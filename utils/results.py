@@ -116,10 +116,11 @@ def results_table(
     for label, summary in runs:
         protocols.setdefault(summary["protocol_line"], []).append(label)
     notes = [f"{', '.join(labels)}: {line}" if len(protocols) > 1 else line for line, labels in protocols.items()]
-    people = {len(summary["subjects"]) for _, summary in runs}
+    people = {len(summary["subjects"]) if any(summary["subjects"]) else 0 for _, summary in runs}  # 0: nobody is named
     if any(told(summary) != "nothing" for _, summary in runs):
         notes.append("Shape told to the method: " + ", ".join(f"{label}: {told(summary)}" for label, summary in runs) + ".")
-    notes.append(f"Brackets: 95 % bootstrap interval by person and frame ({' or '.join(map(str, sorted(people)))} people).")
+    by = f"person and frame ({' or '.join(map(str, sorted(people)))} people)" if people != {0} else "frame (people are not named)"
+    notes.append(f"Brackets: 95 % bootstrap interval by {by}.")
     parts.append(gap.join(notes))
     if camera := camera_rows(runs):
         parts.append("\n".join(shown(camera)))
