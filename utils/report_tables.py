@@ -131,6 +131,8 @@ def interval_note(runs: Sequence[ReportRun]) -> str:
     """What the small numbers are."""
     people = sorted({len(run.scores.summary["subjects"]) for run in runs})
     count = " or ".join(map(str, people))
+    if not any(any(run.scores.summary["subjects"]) for run in runs):
+        return "Small numbers: 95 % bootstrap interval over frames; the dataset does not name its people."
     few = " So few people say little about others: mind the interval." if people[0] < 5 else ""
     return (f"Small numbers: 95 % bootstrap interval, people resampled first ({count} here), then their frames; hover for the "
             f"interval over frames alone.{few}{' Bold: best of the row.' if len(runs) > 1 else ''}")
