@@ -61,7 +61,7 @@ def load(hand: Hand) -> Loaded:
         raise Excluded("no known joint" if not known.any() else "fewer known joints than dataset.known")
     joints = in_camera(seen.frame.world[rows][list(T21_FROM_INTERHAND)], seen.camera)
     if (joints[known, 2] < NEAREST_M).any():
-        raise Broken("joints behind the camera", f"{path}: expected known joints in front of camera, found one at "
+        raise Broken("joints behind the camera", f"{path}: expected known joints in front of the camera, found one at "
                                                  f"{joints[known, 2].min():.2f} m; {AGAIN}")
     uv = np.zeros((21, 2))
     uv[known] = joints[known, :2] / joints[known, 2:] * seen.camera.focal + seen.camera.centre

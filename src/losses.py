@@ -15,6 +15,14 @@ def labelled(term: Float[Tensor, "b"], has: Bool[Tensor, "b"] | None) -> Float[T
     return term if has is None else torch.where(has, term, torch.zeros_like(term))
 
 
+def mean_known(values: Float[Tensor, "b n"], confidence: Float[Tensor, "b n"] | None) -> Float[Tensor, "b"]:
+    """Mean over the points that are known (confidence above zero; None: all), zero where none is."""
+    if confidence is None:
+        return values.mean(1)
+    known = confidence > 0
+    return torch.where(known, values, torch.zeros_like(values)).sum(1) / known.sum(1).clamp_min(1)
+
+
 def mean_abs(pred: Float[Tensor, "b ..."], true: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
     """Mean absolute difference of everything in a row."""
     return (pred - true).abs().flatten(1).mean(1)

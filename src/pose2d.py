@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from src.backbones import BackboneOptions, ResNet, build_backbone, load_published, normalise
-from src.losses import labelled
+from src.losses import labelled, mean_known
 from src.method import Method
 from utils.batch import Batch, Prediction
 from utils.hand import HandModel
@@ -172,8 +172,8 @@ class Pose2d(Method):
         return terms
 
     def metrics(self, out: Out, batch: Batch) -> dict[str, Tensor]:
-        """joints_uv_px: mean distance in pixels of the crop."""
-        error = (self.decode(out, batch).joints_uv - batch.joints_uv).norm(dim=-1).mean(-1)
+        """joints_uv_px: mean distance of the known joints in pixels of the crop."""
+        error = mean_known((self.decode(out, batch).joints_uv - batch.joints_uv).norm(dim=-1), batch.uv_confidence)
         return {"joints_uv_px": labelled(error, batch.has_uv).mean()}
 
     def decode(self, out: Out, batch: Batch) -> Prediction:

@@ -156,13 +156,16 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
 
 
 def _truth(samples: Batch) -> dict[str, np.ndarray]:
-    """Labels of the batch, absolute in the camera; rows without one are NaN."""
+    """Labels of the batch, absolute in the camera; rows without one are NaN, and joints that are not known in the picture."""
     pairs = {"true_joints": (samples.joints, samples.has_joints), "true_verts": (samples.verts, samples.has_verts),
              "true_root": (samples.root, samples.has_joints if samples.has_root is None else samples.has_root),
              "true_shape": (samples.shape, samples.has_shape),
              "true_rotations": (samples.rotations, samples.has_verts)}
     if samples.joints_uv is not None:
-        pairs["true_joints_uv"] = (_whole_picture(samples.joints_uv, samples), samples.has_uv)
+        uv = _whole_picture(samples.joints_uv, samples)
+        if samples.uv_confidence is not None:
+            uv = torch.where((samples.uv_confidence > 0)[..., None], uv, torch.nan)
+        pairs["true_joints_uv"] = (uv, samples.has_uv)
     columns = {}
     for key, (value, present) in pairs.items():
         if value is None:

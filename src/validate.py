@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from src.loader import stacks
+from src.losses import mean_known
 from src.method import Method
 from src.processes import World
 from utils.batch import Batch, Prediction, Source, stack_to
@@ -64,7 +65,8 @@ def prediction_errors(pred: Prediction, batch: Batch) -> dict[str, tuple[Tensor,
         if batch.verts is not None:
             errors["mpvpe_mm"] = (1000 * (pred.verts - (batch.verts - true_wrist)).norm(dim=-1).mean(-1), batch.has_verts)
     if batch.joints_uv is not None and pred.joints_uv is not None:
-        errors["joints_uv_px"] = ((pred.joints_uv - batch.joints_uv).norm(dim=-1).mean(-1), batch.has_uv)
+        off = (pred.joints_uv - batch.joints_uv).norm(dim=-1)
+        errors["joints_uv_px"] = (mean_known(off, batch.uv_confidence), batch.has_uv)
     return errors
 
 

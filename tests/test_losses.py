@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.losses import labelled, length, mean_abs, rank_accuracy, ranking_loss, surface_losses
+from src.losses import labelled, length, mean_abs, mean_known, rank_accuracy, ranking_loss, surface_losses
 from utils.rotation import matrix_from_axis_angle
 
 sys.path.insert(0, str(Path(__file__).parent / "goldens"))
@@ -115,3 +115,11 @@ def test_length_has_a_gradient_at_zero():
     assert length(x).tolist() == [pytest.approx(0, abs=1e-11), 5.0]
     length(x).sum().backward()
     assert x.grad.tolist() == [[0, 0, 0], [pytest.approx(0.6), 0, pytest.approx(0.8)]]
+
+
+def test_mean_over_known_joints():
+    """mean_known leaves out points of confidence zero, whatever they hold; zero where none is known; all without confidences."""
+    values = torch.tensor([[1.0, 2.0, torch.nan], [4.0, 5.0, 9.0], [torch.inf, 7.0, 8.0]])
+    confidence = torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    assert mean_known(values, confidence).tolist() == [1.5, 6.0, 0.0]
+    assert mean_known(values[1:2], None).tolist() == [6.0]
