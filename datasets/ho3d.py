@@ -55,7 +55,7 @@ class Options(PreparedOptions):
     height: int = Field(480, ge=16, description="height of the pictures, pixels")
     masks: bool = Field(True, description="store the hand's mask where the tree has rendered segmentations")
 
-    sequences: tuple[str, ...] | None = Field(None, min_length=1, description="read only these, e.g. [SB10, SB12]; null = all")
+    sequences: tuple[str, ...] | None = Field(None, min_length=1, description="read only these, e.g. [SB10, AP1?]; null = all")
     people: dict[str, int] | None = Field(
         None, description="who is whom: stem or beginning of a sequence's name -> number of the person; null = each stem is one, "
                           f"by place in {', '.join(PEOPLE)}, others after them")

@@ -6,6 +6,7 @@ public json lists were there. Boxes: of the projected joints in training, the fi
 """
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,11 @@ class Ho3d(PreparedReader):
         wanted, known = self.options.sequences, self.meta["groups"]
         if wanted is None:
             return True
-        if unknown := [name for name in wanted if name not in known]:
+        if unknown := [name for name in wanted if not fnmatch.filter(known, name)]:
             raise InputError(f"dataset.sequences: there is no sequence {unknown[0]} in {self.folder}; there are "
                              f"{', '.join(known)}")
-        return np.isin(np.array(self.index["group"]), [known.index(name) for name in wanted])
+        chosen = [number for number, name in enumerate(known) if any(fnmatch.fnmatchcase(name, one) for one in wanted)]
+        return np.isin(np.array(self.index["group"]), chosen)
 
     def _flag(self, name: str) -> np.ndarray:
         return super()._flag("has_joints") if name == "has_verts" and self.verts is not None else super()._flag(name)
