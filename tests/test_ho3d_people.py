@@ -63,9 +63,10 @@ def test_people_notes(tmp_path: Path):
 
 
 def test_sequences_option(made: Made):
-    """Only the named sequences are read; an unknown one is refused by name."""
+    """Only the named sequences, or those that fit a pattern, are read; an unknown one is refused by name."""
     reader = opened(made, "train", sequences=("SB12",))
     assert len(reader) == FRAMES and reader.protocol()["sequences"] == "SB12"
+    assert opened(made, "train", sequences=("SB1?", "ABF10")).subject_names == {1: "ABF10", 8: "SB10, SB12"}
     with pytest.raises(InputError, match="there is no sequence SB99 .* there are ABF10, AP10, SB10, SB11, SB12"):
         opened(made, "train", sequences=("SB99",))
 
