@@ -4,7 +4,7 @@
     <root>/images/<split>/Capture<c>/<sequence>/cam<camera>/image<frame>.jpg
 
 Joints are of a capture's frame, in the world, millimetres; a picture refers to them, and to its camera, by reference, so that the
-list stays small beside data.json itself (about 1 GB of text for train, several times that while orjson parses it).
+list stays small beside data.json itself (about 1 GB of text for train), which is read in pieces.
 The oldest release has bare lists of 42 joints in joint_3d.json: there data.json alone says which are known. No torch in here.
 """
 from collections import Counter
@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from datasets.cutting import SIDES
+from datasets.json_lists import objects
 from utils.errors import InputError
 from utils.files import require_file, require_folder
 
@@ -48,6 +49,18 @@ class Frame(NamedTuple):
     world: np.ndarray
     known: np.ndarray
     fits: dict[str, Fit]
+
+
+class Image(NamedTuple):
+    """What data.json says of a picture, whether annotated or not. inner: its path under images/<split>."""
+
+    inner: str
+    size: tuple[int, int]
+    subject: int
+    recording: str
+    capture: int
+    frame: int
+    camera: str
 
 
 class Seen(NamedTuple):
@@ -91,36 +104,40 @@ def _file(folder: Path, split: str, what: str) -> Path:
 
 def read_split(folder: Path, split: str) -> tuple[list[Seen], Counter]:
     """The pictures of a split in the order of data.json's annotations, and how many it has none for. Raises InputError."""
-    data, path = _mapping(_file(folder, split, "data")), _file(folder, split, "data")
+    path = _file(folder, split, "data")
     cameras = Cameras(_file(folder, split, "camera"))
     frames = Frames(_file(folder, split, "joint_3d"), _file(folder, split, "MANO_NeuralAnnot"))
-    images = {_of(path, "images", image, "id", int): image for image in _list(path, data, "images")}
-    seen, left_out = [], Counter()
-    for number, one in enumerate(_list(path, data, "annotations")):
+    shared: dict = {}  # equal flags, sizes and names are kept once
+    images = {_of(path, "images", image, "id", int): _image(path, image, shared) for image in objects(path, "images", AGAIN)}
+    seen = []
+    for number, one in enumerate(objects(path, "annotations", AGAIN)):
         where = f"annotations[{number}]"
         key = _of(path, where, one, "image_id", int)
         if key not in images:
             raise InputError(f"{path}: {where}: image_id {key} is not among its images, or comes twice; {AGAIN}")
-        seen.append(_seen(path, where, one, images.pop(key), split, cameras, frames))
-    left_out["picture without an annotation"] = len(images)
-    return seen, left_out
+        kind = one.get("hand_type")
+        if kind not in TYPES:
+            raise InputError(f"{path}: {where}: expected hand_type right, left or interacting, found {kind!r}; {AGAIN}")
+        image, what = images.pop(key), f"image {key}"
+        frame = frames.of(image.capture, image.frame, what)
+        known = _flags(path, where, one.get("joint_valid")) & frame.known
+        seen.append(Seen(f"images/{split}/{image.inner}", image.size, image.subject, image.recording,
+                         cameras.of(image.capture, image.camera, what), frame, shared.setdefault(known.tobytes(), known),
+                         TYPES[TYPES.index(kind)]))
+    return seen, Counter({"picture without an annotation": len(images)})
 
 
-def _seen(path: Path, where: str, one: dict, image: dict, split: str, cameras: "Cameras", frames: "Frames") -> Seen:
+def _image(path: Path, image: dict, shared: dict) -> Image:
     what = f"image {image['id']}"
-    capture, number = (_of(path, what, image, key, int) for key in ("capture", "frame_idx"))
-    sequence, camera = _of(path, what, image, "seq_name", str), _of(path, what, image, "camera", (str, int))
-    kind = one.get("hand_type")
-    if kind not in TYPES:
-        raise InputError(f"{path}: {where}: expected hand_type right, left or interacting, found {kind!r}; {AGAIN}")
-    frame = frames.of(capture, number, what)
-    known = _flags(path, where, one.get("joint_valid")) & frame.known
+    capture, frame, width, height, subject = (_of(path, what, image, key, int) for key in
+                                              ("capture", "frame_idx", "width", "height", "subject"))
+    sequence, camera = _of(path, what, image, "seq_name", str), str(_of(path, what, image, "camera", (str, int)))
     inner = image.get("file_name")
     if not (isinstance(inner, str) and "/" in inner):  # the names alone
-        inner = f"Capture{capture}/{sequence}/cam{camera}/image{number}.jpg"
-    width, height, subject = (_of(path, what, image, key, int) for key in ("width", "height", "subject"))
-    return Seen(f"images/{split}/{inner}", (width, height), subject, f"Capture{capture}/{sequence}",
-                cameras.of(capture, str(camera), what), frame, known, kind)
+        inner = f"Capture{capture}/{sequence}/cam{camera}/image{frame}.jpg"
+    size, recording = (width, height), f"Capture{capture}/{sequence}"
+    return Image(inner, shared.setdefault(size, size), subject, shared.setdefault(recording, recording), capture, frame,
+                 shared.setdefault(camera, camera))
 
 
 class Cameras:
@@ -184,14 +201,6 @@ def _mapping(path: Path) -> dict:
         raise InputError(f"{path}: expected json, found a file that breaks ({error}); {AGAIN}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected {{key: value}}, found a {type(found).__name__}; {AGAIN}")
-    return found
-
-
-def _list(path: Path, data: dict, key: str) -> list:
-    found = data.get(key)
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise InputError(f"{path}: expected {key}: a list of {{key: value}}, found {_said(found)}; is it "
-                         f"InterHand2.6M's? {AGAIN}")
     return found
 
 

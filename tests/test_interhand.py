@@ -16,6 +16,7 @@ from datasets.interhand import Options, open_reader, prepare
 from datasets.interhand_hand import Rest, fit_in_camera
 from datasets.interhand_reader import InterHand, rest_of
 from datasets.interhand_tree import Camera, Fit
+from datasets.json_lists import objects
 from utils.batch import Batch
 from utils.camera import project, transform_uv
 from utils.errors import InputError
@@ -240,10 +241,16 @@ def set_at(*keys: str | int, to: object) -> Callable[[Path], None]:
 
 IMAGE, ONE, JOINTS = ("images", 0), ("annotations", 0), ("3", "10")
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "data cut off": ("data", lambda p: p.write_bytes(p.read_bytes()[:-9]), "expected json, found a file that breaks"),
-    "data is a list": ("data", lambda p: p.write_text("[1]"), "expected {key: value}, found a list; unpack the annotations"),
+    "data cut off": ("data", lambda p: p.write_bytes(p.read_bytes()[:-9]), "expected annotations: a list of {key: value}, found "
+                                                                            "one cut off; unpack the annotations again"),
+    "data cut off early": ("data", lambda p: p.write_bytes(p.read_bytes()[:300]), "expected images: a list of {key: value}, "
+                                                                                   "found one cut off"),
+    "data broken": ("data", lambda p: p.write_bytes(p.read_bytes().replace(b'"bbox": [', b'"bbox": [,')),
+                    "found a file that breaks"),
+    "data is a list": ("data", lambda p: p.write_text("[1]"), "expected images: a list of {key: value}, found none"),
+    "images are numbers": ("data", set_at("images", to=[1, 2]), "expected images: a list of {key: value}, found "),
     "data of something else": ("data", lambda p: p.write_text('{"images": [], "a": 1}'),
-                               "expected annotations: a list of {key: value}, found none; is it InterHand2.6M's"),
+                               "expected annotations: a list of {key: value}, found none; unpack"),
     "no image of an annotation": ("data", set_at(*ONE, "image_id", to=7), "annotations[0]: image_id 7 is not among its images"),
     "two annotations of an image": ("data", set_at(*ONE, "image_id", to=101), "annotations[1]: image_id 101 is not among its "
                                                                               "images, or comes twice"),
@@ -370,3 +377,16 @@ def test_real_samples(tmp_path: Path):
     bones = (batch.joints[:, 1:] - batch.joints[:, :-1]).norm(dim=-1)
     palm = (batch.joints[:, [5, 9, 13, 17]] - batch.joints[:, :1]).norm(dim=-1)
     assert ((palm > 0.06) & (palm < 0.12)).all() and (bones[:, [5, 9, 13]] > bones[:, [7, 11, 15]]).all()
+
+
+@pytest.mark.parametrize("block", (1, 7, 64, 1 << 20))
+@pytest.mark.parametrize("indent", (None, 2))
+def test_lists_of_large_files(tmp_path: Path, block: int, indent: int | None, monkeypatch: pytest.MonkeyPatch):
+    """Lists read block by block against json.loads, whatever the blocks, whitespace and order of the lists."""
+    monkeypatch.setattr("datasets.json_lists.BLOCK", block)
+    content = {"info": {"a": [1, {"b": 2}]}, "annotations": [{"id": i, "x": [[1], [0.5, i]], "s": "a]b,"} for i in range(5)],
+               "none": [], "images": [{"id": 7}]}
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(content, indent=indent))
+    for key in ("annotations", "images", "none"):
+        assert list(objects(path, key, "write it again")) == content[key]
