@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 OUT=out/home
 
 home() {  # home <dataset> <protocol>: all stages of one dataset
-    local options=options/home_$1.yaml run=$OUT/$1_baseline
+    local options=options/home_$1_baseline.yaml run=$OUT/$1_baseline
     run synth "options/home_$1_synth.yaml"
     run prepare "$options"
     run train "$options"
@@ -23,4 +23,4 @@ run train options/home_ho3d_given.yaml
 run test options/home_ho3d_calibrate.yaml
 run calibrate options/home_ho3d_calibrate.yaml
 run test options/home_ho3d_calibrated.yaml
-run test options/home_ho3d.yaml dataset.sequences='["AP[456]?", "MPM[456]?", "SB[456]?"]' test.tag=same_frames
+run test options/home_ho3d_baseline.yaml dataset.sequences='["AP[456]?", "MPM[456]?", "SB[456]?"]' test.tag=same_frames
