@@ -222,11 +222,10 @@ def test_camera_matrices(trees):
     assert len({found.tobytes() for found in K["v3"].values()}) == len(K["v3"])
 
 
-def test_our_reader_gets_the_labels_back(trees, tmp_path):
+def test_our_reader_gets_the_labels_back(tree, tmp_path):
     """prepare and open_reader on the tree: joints of train and evaluation in T21 and OpenCV, vertices, masks, counts."""
-    tree = trees["v3"]
-    options = reading.Options(root=str(tree.root), prepared=str(tmp_path / "prepared"), version="v3", width=160, height=120,
-                              workers=1)
+    options = reading.Options(root=str(tree.root), prepared=str(tmp_path / "prepared"), version=tree.version, width=160,
+                              height=120, workers=1)
     reading.prepare(options, {"right": HAND})
     for split in ("train", "evaluation"):
         reader = reading.open_reader(options, CropOptions(pixels=64, factor=1.5), AugmentOptions(), split=split, train=False,
