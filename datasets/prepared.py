@@ -201,6 +201,7 @@ class PreparedReader(Reader):
     def protocol(self) -> dict[str, Any]:
         plan, lefts = self.meta["plan"], int((self.index["side"][self.rows] == 1).sum())
         return {"dataset": self.title, "split": self.split, "root_joint": "wrist", "joints": self.joints_text,
+                "joint_set": list(self.joint_set),
                 "hands": f"{len(self) - lefts} right and {lefts} left hands (mirrored)" if lefts else "right hands",
                 "crop": f"{self.crop.factor:g} x box of the joints, {self.crop.pixels} px",
                 **({"official": self.official} if self.official else {}), **self.meta.get("says", {}),

@@ -200,8 +200,8 @@ def _hand_of(predictions: Predictions, hand: HandModel, rows: slice, shapes: np.
         shaped = hand.shaped(torch.from_numpy(shapes).to(**to))
         if "pred_rotations" in predictions:
             posed = shaped.posed(torch.from_numpy(np.array(predictions["pred_rotations"][rows])).to(**to))
-            joints, wrist = hand.joints(posed), posed.chain[:, :1]
-            return tuple((points - wrist).double().cpu().numpy() for points in (joints, posed.verts))
+            joints = hand.joints(posed, *predictions.joint_set)
+            return tuple((points - joints[:, :1]).double().cpu().numpy() for points in (joints, posed.verts))
         rest = shaped.rest_joints.double().cpu().numpy()
     wanted = sum(np.linalg.norm(rest[:, joint] - rest[:, parent], axis=1) for joint, parent in enumerate(PARENTS) if parent >= 0)
     length = sum(np.linalg.norm(joints[:, joint] - joints[:, parent], axis=1) for joint, parent in BONES21)

@@ -34,7 +34,8 @@ def _looks(options: Any) -> Iterator[tuple[str, Callable[[], str]]]:
         if getattr(options.dataset, "hands", "right") != "right" or options.hand_left:
             yield "left hand", lambda: _hand(options.hand_left or left_sibling(options.hand))
         for one in _datasets(options.dataset):
-            yield f"dataset {one.name}", lambda one=one: _folder(one.root, "link the dataset there, or set dataset.root=<its folder>")
+            remedy = "link the dataset there, or set dataset.root=<its folder>"
+            yield f"dataset {one.name}", lambda one=one, remedy=remedy: _folder(one.root, remedy)
             yield f"prepared {one.name}", lambda one=one: _prepared(one.prepared)
     if options.method is not None:
         if options.train.init:

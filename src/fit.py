@@ -5,7 +5,6 @@ sixth of the vertices, then all. The pose prior weighs little: it decides only w
 left hand is fitted as its mirror image: its parameters are those of the mirrored right hand (equal shape, mirrored rotations),
 which MANO's own left file is only after shapedirs=flip_x. Rows that are not finite are left out, and counted.
 """
-import copy
 import io
 import logging
 from pathlib import Path
@@ -77,8 +76,7 @@ def fit(options: FitOptions, folder: str | Path, *, hand: HandModel, device: tor
     mirrored = options.side == "left"
     hands = read_hands(options.input, options.units, options.order, mirrored, options.use)
     shape = torch.zeros(10) if options.identity is None else torch.from_numpy(read_identity(options.identity, hand).shape)
-    hand = copy.copy(hand.to(device))
-    hand.tips = {**hand.tips, "manopth": hand.tips[options.tips]}  # the tips that solver and joints know by this name
+    hand = hand.to(device).with_tips(options.tips)
     rows = np.nonzero(hands.finite)[0]
     solved = fit_hands(hand, hands, rows, options, shape)
     columns = _columns(hand, solved, hands, rows, mirrored)

@@ -56,6 +56,7 @@ def estimates(selection: Selection, orders: Mapping[int, np.ndarray], options: C
     """
     known = options.method == "joint" and (options.validation or options.likelihood)
     likelihood = likelihood_of(options, hand, selection) if known else None
+    hand = selection.predictions.fitted_hand(hand)
     found = _fits(selection, orders, options, hand, likelihood)
     if missing := [subject for subject in orders if subject not in found]:
         why = WHY_NOT[options.method]
@@ -185,7 +186,7 @@ def fit_people(hand: HandModel, frames: Frames, groups: list[list[list[int]]], o
     groups: of every person · prior: means (p,10) and covariances (p,10,10). Frames with no place to start from, or whose
     keypoints stay far from any hand, are left out.
     """
-    hand = HandModel(hand.arrays, torch.float64)
+    hand = hand.in_float64()
     person = np.repeat(np.arange(len(groups)), [len(found) for found in groups])
     flat = [group for found in groups for group in found]
     shapes = np.stack([frames.shapes[np.concatenate(found)].mean(0) for found in groups])

@@ -48,7 +48,7 @@ def fit_depth(predictions: Predictions, orders: Mapping[int, np.ndarray], option
 
     orders: rows of the file. Raises InputError: a depth picture is missing, broken or of another size than the colour picture.
     """
-    hand = HandModel(hand.arrays, torch.float64)
+    hand = hand.in_float64()
     fit, prior = SurfaceFit(hand, options.fit), (torch.zeros(10, dtype=torch.float64), torch.eye(10, dtype=torch.float64))
     people = {subject: Person(order.tolist()) for subject, order in orders.items()}
     while wave := [(p, p.order.pop(0)) for p in people.values() for _ in range(_wanted(p, options.n))]:

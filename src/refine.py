@@ -134,6 +134,7 @@ def refine(options: RefineOptions, folder: Path, *, hand: HandModel, device: tor
     predictions = read_predictions(options.predictions)
     predictions.require("pred_verts", "K", "crop_from_image")
     predictions.require_hand(hand.name, hand.sha256)
+    hand = predictions.fitted_hand(hand)
     truth = options.keypoints == "truth"
     source = read_predictions(options.keypoints) if options.keypoints and not truth else None
     keypoints = KeypointSource(predictions, source, truth)

@@ -330,3 +330,12 @@ def test_moved():
     """Posed.moved adds the translation to vertices and joints alike."""
     posed = Posed(torch.zeros(2, 778, 3), torch.zeros(2, 16, 3)).moved(torch.tensor([[1.0, 2, 3], [0, 0, 0]]))
     assert posed.verts[0, 5].tolist() == posed.chain[0, 7].tolist() == [1, 2, 3] and not posed.verts[1].any()
+
+
+def test_with_tips():
+    """The same hand under another set of fingertips: default joints are those of the named set, the model itself is unchanged."""
+    hand = HandModel.load(FREE)
+    other, posed = hand.with_tips("ho3d"), hand(torch.eye(3).expand(1, 16, 3, 3), torch.zeros(1, 10))
+    assert torch.equal(other.joints(posed), hand.joints(posed, "ho3d"))
+    assert not torch.equal(hand.joints(posed), hand.joints(posed, "ho3d"))
+    assert torch.equal(other.in_float64().joints(posed), other.joints(posed)) and other.sha256 == hand.sha256

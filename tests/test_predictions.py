@@ -127,7 +127,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.predictions._write_member", full)
+    monkeypatch.setattr("utils.predictions.write_member", full)
     with pytest.raises(InputError) as caught:
         writer.close()
     assert str(caught.value) == (f"{tmp_path}/p.npz: cannot be written (No space left on device); free space or name another "

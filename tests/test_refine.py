@@ -21,7 +21,8 @@ CROP = np.array([[0.25, 0, -20], [0, 0.25, -10], [0, 0, 1]])
 ROWS = 10
 
 
-def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str = "nothing", **broken) -> tuple[Path, Path]:
+def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str = "nothing", tips: str = "manopth",
+                **broken) -> tuple[Path, Path]:
     """A mesh method's predictions, some 15 degrees off, and a 2D network's, of the same frames in another order and two more.
 
     broken: column -> a function that spoils it; columns of the 2D file are named uv and uv_confidence.
@@ -33,8 +34,8 @@ def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str
     rotations = matrix_from_axis_angle(pose + 0.15 * torch.randn(rows, 16, 3, generator=rng))
     held = shape + 0.3 * torch.randn(rows, 10, generator=rng)
     pred = HAND(rotations, held)
-    joints, place = HAND.joints(true), torch.tensor([0.02, -0.03, 0.7])
-    pred_joints = HAND.joints(pred)
+    joints, place = HAND.joints(true, tips), torch.tensor([0.02, -0.03, 0.7])
+    pred_joints = HAND.joints(pred, tips)
     K = torch.tensor([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
     true_joints = joints - joints[:, :1] + place
     seen = true_joints @ K.T
@@ -52,7 +53,7 @@ def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str
     for key, change in broken.items():
         change(columns[key])
     names = np.array([f"s/{i:03d}" for i in range(rows)])
-    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": {"dataset": "toy", "split": "test"}}
+    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": {"dataset": "toy", "split": "test", "joint_set": [tips, "chain"]}}
     uv, confidence = columns.pop("uv"), columns.pop("uv_confidence")
     with PredictionsWriter(folder / "mesh.npz", meta) as writer:
         writer.append(name=names, **columns)
@@ -343,3 +344,26 @@ def test_without_truth(tmp_path):
     assert not (tmp_path / "out/scores.json").exists()
     assert len(read_predictions(tmp_path / "out/predictions.npz")) == ROWS
     refused(tmp_path, "no column true_joints", keypoints="truth")
+
+
+def test_fingertips_of_the_dataset(tmp_path):
+    """On HO3D's fingertips: exact keypoints are reached, and the joints written are those of the refined mesh in that set."""
+    write_files(tmp_path, noise_px=0.0, tips="ho3d")
+    run(tmp_path, solver={"pose_prior": 0.0})
+    found = read_predictions(tmp_path / "out" / "predictions.npz")
+    rotations, shape = (torch.from_numpy(np.array(found[key])) for key in ("pred_rotations", "pred_shape"))
+    joints = HAND.joints(HAND(rotations, shape), "ho3d").numpy()
+    assert found.joint_set == ("ho3d", "chain")
+    np.testing.assert_allclose(found["pred_joints"], joints - joints[:, :1], atol=2e-6)
+
+
+def test_regressed_joints_are_refused(tmp_path):
+    """FreiHAND's joints are not chain joints: one line says what can be refined."""
+    write_files(tmp_path)
+    for name in ("mesh", "uv"):
+        found = read_predictions(tmp_path / f"{name}.npz")
+        meta = {**found.meta, "dataset": {"dataset": "toy", "joint_set": ["freihand", "regressed"]}}
+        columns = {key: np.array(found[key]) for key in found.columns}
+        with PredictionsWriter(tmp_path / f"{name}.npz", meta) as writer:
+            writer.append(**columns)
+    refused(tmp_path, "its joints are regressed from the posed mesh")

@@ -6,6 +6,7 @@ Rotations are MANO's 16 (global first, M16 order); identity = the flat hand, the
 Any leading axes, those of shape and rotations broadcast. Differentiable. Always float32 or float64, also inside autocast.
 Seed: exp and the chain are exact where the originals add 1e-8; results agree to 1e-7 m in float32, 1e-9 m in float64.
 """
+import copy
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -171,6 +172,18 @@ class HandModel(nn.Module):
     def mirrored(self) -> "HandModel":
         """The other side's hand: equal shape and PCA coefficients, and mirrored rotations, give the mirror image (x -> -x)."""
         other = HandModel(self.arrays.mirrored(), self.weights.dtype).to(self.weights.device)
+        other.tips = self.tips
+        return other
+
+    def with_tips(self, name: str) -> "HandModel":
+        """The same hand, whose default fingertips are those of the set `name` (utils.joints.TIPS)."""
+        other = copy.copy(self)
+        other.tips = {**self.tips, "manopth": self.tips[name]}
+        return other
+
+    def in_float64(self) -> "HandModel":
+        """A copy in float64, from the arrays it was made of."""
+        other = HandModel(self.arrays, torch.float64).to(self.weights.device)
         other.tips = self.tips
         return other
 

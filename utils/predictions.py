@@ -13,24 +13,25 @@ Seed: the original pickled whole lists, and dropped the last, partial batch; her
 """
 import hashlib
 import json
-import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 
+from utils.batch import JointSet
 from utils.errors import InputError
 from utils.files import atomic_path, require_file
+from utils.hand import HandModel
+from utils.npz import map_member, write_array, write_member
 
 FORMAT = "hand-predictions"
 VERSION = 1
 REMEDY = "write it with `run.py test <option file>`"
 COPY_BYTES = 1 << 24
-ALIGN = 64  # bytes; data of every column starts at a multiple of it, so that a mapped column is an aligned array
 
 _F, _I, _B = np.dtype("<f4"), np.dtype("<i8"), np.dtype("bool")
 REQUIRED: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
@@ -97,14 +98,14 @@ class PredictionsWriter:
         self.meta |= {"rows": len(self), "index_hash": index_hash(self._names)}
         try:
             with self._full_disk(), atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                _write_array(archive, "meta", np.array(json.dumps(self.meta)))
-                _write_array(archive, "name", np.array(self._names))
+                write_array(archive, "meta", np.array(json.dumps(self.meta)))
+                write_array(archive, "name", np.array(self._names))
                 for key in sorted(self._columns):
                     part = self._parts[key]
                     part.flush()
                     part.seek(0)
                     dtype, shape = COLUMNS[key]
-                    _write_member(archive, key, dtype, (len(self), *shape), iter(lambda p=part: p.read(COPY_BYTES), b""))
+                    write_member(archive, key, dtype, (len(self), *shape), iter(lambda p=part: p.read(COPY_BYTES), b""))
         finally:
             self.abort()
 
@@ -152,22 +153,6 @@ class _Explain:
                              "and run again; nothing was left there") from error
 
 
-def _write_array(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
-    _write_member(archive, key, array.dtype, array.shape, iter([array.tobytes()]))
-
-
-def _write_member(archive: zipfile.ZipFile, key: str, dtype: np.dtype, shape: tuple[int, ...], pieces: Iterator[bytes]) -> None:
-    """One .npy member whose header is padded so that the data begin at a multiple of ALIGN in the archive."""
-    info = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date: same predictions, same bytes
-    with archive.open(info, "w", force_zip64=True) as member:
-        header = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}).encode("latin1")
-        start = archive.fp.tell() + len(np.lib.format.MAGIC_PREFIX) + 4  # magic, version (2), header length (2)
-        header += b" " * (-(start + len(header) + 1) % ALIGN) + b"\n"
-        member.write(np.lib.format.magic(1, 0) + len(header).to_bytes(2, "little") + header)
-        for piece in pieces:
-            member.write(piece)
-
-
 class Predictions:
     """A predictions file opened for reading: `predictions["pred_verts"]` is a read-only array mapped from disk."""
 
@@ -199,6 +184,18 @@ class Predictions:
         if missing := [c for c in columns if c not in self._columns]:
             raise InputError(f"{self.path}: no column {', '.join(missing)}; it has {', '.join(self.columns)}; "
                              f"{_why(missing, self.meta)}")
+
+    @property
+    def joint_set(self) -> JointSet:
+        """What its joints are: those of the dataset's labels."""
+        return JointSet(*(self.meta.get("dataset") or {}).get("joint_set", ()))
+
+    def fitted_hand(self, hand: HandModel) -> HandModel:
+        """`hand` with these joints' fingertips, for the solver. InputError where they are no chain joints: it knows no others."""
+        if self.joint_set.kind != "chain":
+            raise InputError(f"{self.path}: its joints are regressed from the posed mesh ({self.joint_set.tips}'s), and what "
+                             "fits hands to keypoints fits chain joints, some millimetres apart; predict on DexYCB or HO3D")
+        return hand.with_tips(self.joint_set.tips)
 
     def require_hand(self, name: str, sha256: str) -> None:
         """InputError where the predictions were made with another hand model."""
@@ -232,7 +229,7 @@ def read_predictions(path: str | os.PathLike) -> Predictions:
                 members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
                 meta = _read_meta(path, archive, members)
                 known = [key for key in members if key in COLUMNS or key == "name"]
-                columns = {key: _read_column(path, archive, file, members[key]) for key in known}
+                columns = {key: map_member(path, archive, file, members[key], REMEDY) for key in known}
         except (zipfile.BadZipFile, EOFError) as error:
             raise InputError(f"{path}: the predictions file is cut short or damaged ({error}); {REMEDY}") from error
     _check(path, columns)
@@ -251,30 +248,6 @@ def _read_meta(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.
         raise InputError(f"{path}: predictions file of version {meta.get('version')}, this program reads version {VERSION}; "
                          "predict again")
     return meta
-
-
-def _read_column(path: Path, archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
-    """Map a stored member; read a compressed one (a file that was saved again by other means)."""
-    try:
-        with archive.open(info) as member:
-            np.lib.format.read_magic(member)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-            header = member.tell()
-    except ValueError as error:
-        raise InputError(f"{path}: column {info.filename} is no array ({error}); {REMEDY}") from error
-    if dtype.hasobject or fortran:
-        raise InputError(f"{path}: column {info.filename} holds {'objects' if dtype.hasobject else 'Fortran order'}; {REMEDY}")
-    if info.compress_type != zipfile.ZIP_STORED:
-        with archive.open(info) as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
-    file.seek(info.header_offset + 26)  # of the local header: lengths of the name and of the extra field
-    lengths = file.read(4)
-    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little") + header
-    if info.file_size - header != dtype.itemsize * math.prod(shape):
-        raise InputError(f"{path}: column {info.filename} has {info.file_size - header} bytes, its header says {shape}; {REMEDY}")
-    if 0 in shape or not dtype.itemsize:
-        return np.zeros(shape, dtype)
-    return np.memmap(path, dtype, "r", start, shape)
 
 
 def _missing(columns: Iterable[str]) -> list[str]:
