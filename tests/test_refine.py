@@ -53,7 +53,8 @@ def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str
     for key, change in broken.items():
         change(columns[key])
     names = np.array([f"s/{i:03d}" for i in range(rows)])
-    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": {"dataset": "toy", "split": "test", "joint_set": [tips, "chain"]}}
+    dataset = {"dataset": "toy", "split": "test", "joint_set": [tips, "chain"]}
+    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": dataset}
     uv, confidence = columns.pop("uv"), columns.pop("uv_confidence")
     with PredictionsWriter(folder / "mesh.npz", meta) as writer:
         writer.append(name=names, **columns)
