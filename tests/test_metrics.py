@@ -43,6 +43,29 @@ def test_shared_parts_equal_the_official_programs(golden, dataset, scenario):
         np.testing.assert_allclose(got, expected[:, :, place, 1:], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["thresholds", "millimetres", "same"])
+def test_errors_on_a_threshold_fall_on_the_official_side_of_it(kind):
+    """Errors that lie on a threshold, or are 0, to the last bit: distances and scale-translation against the formulas by hand."""
+    rng = np.random.default_rng(3)
+    true = rng.uniform(-0.1, 0.1, (300, 21, 3)) + [0, 0, 0.6]
+    if kind == "thresholds":  # whole-numbered triangles and boxes, as long as a threshold of the PCK curve
+        sides = np.array([[3, 4, 0], [2, 3, 6], [1, 2, 2], [-6, 6, 7]])[rng.integers(4, size=(300, 21))]
+        length = metrics.thresholds_of(0.0, 0.05)[rng.integers(100, size=(300, 21, 1))]
+        pred = true + sides / np.linalg.norm(sides, axis=-1, keepdims=True) * length
+    else:
+        true = true.round(3)
+        pred = (true + rng.integers(-20, 21, true.shape) / 1000 * (kind != "same")).round(3)
+    scaled = metrics.scale_and_translation(pred, true, reference=4)
+    for i in range(len(true)):
+        s, wanted = (np.sqrt(np.sum(np.square(points[4] - points[0]))) for points in (pred[i], true[i]))
+        by_hand = pred[i] / s * wanted
+        by_hand = by_hand - by_hand[0] + true[i, 0]
+        assert (scaled[i] == by_hand).all()
+        for points in (pred[i], by_hand):
+            distances = np.sqrt(np.sum(np.square(true[i] - points), axis=1))
+            assert (metrics.distances(points[None], true[i, None])[0] == distances).all()
+
+
 def test_procrustes_undoes_similarities_and_only_the_official_one_reflections():
     """A scaled, turned, moved copy aligns to 1e-7; a mirrored one aligns with reflections and does not without."""
     rng = np.random.default_rng(0)

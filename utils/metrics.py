@@ -5,7 +5,8 @@ taken over samples, never over batches. Two Procrustes alignments circulate and 
 and DexYCB accept a *reflection* as rotation (`reflections=True`), most papers' code does not. The headline PA numbers here are
 without reflection; the official protocols (utils/protocols.py) use the other one. AUC is the area under the PCK curve over 100
 thresholds from 0 to 50 mm, both ends included; a perfect *aligned* prediction scores 0.99495, since the 1e-8 of the alignment
-leaves an error above zero. F-scores are point to point, with a strict threshold.
+leaves an error above zero. F-scores are point to point, with a strict threshold. Where an error lies on a threshold (0, or labels
+in whole millimetres) its last bit counts, so sums, divisions and products stand in the official programs' order.
 """
 from typing import NamedTuple
 
@@ -29,8 +30,15 @@ class Measures(NamedTuple):
 
 def distances(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"]) -> Float[np.ndarray, "n k"]:
     """Euclidean distance of every point to its counterpart."""
-    difference = pred - true
-    return np.sqrt(np.einsum("nkc,nkc->nk", difference, difference))
+    return _lengths(pred - true)
+
+
+def _lengths(vectors: Float[np.ndarray, "*s 3"]) -> Float[np.ndarray, "*s"]:
+    """x x + y y + z z in this order, each step rounded: einsum and norm may fuse or reorder them."""
+    squares = vectors * vectors
+    total = squares[..., 0] + squares[..., 1]
+    total += squares[..., 2]
+    return np.sqrt(total, out=total)
 
 
 class Similarity(NamedTuple):
@@ -43,9 +51,14 @@ class Similarity(NamedTuple):
     true_mean: np.ndarray
     pred_mean: np.ndarray
 
+    def aligned(self, pred: Float[np.ndarray, "n k 3"]) -> Float[np.ndarray, "n k 3"]:
+        """The points that it was found for, on the truth."""
+        turned = (pred - self.pred_mean) / self.pred_norm @ self.rotation.transpose(0, 2, 1)
+        return turned * self.trace * self.true_norm + self.true_mean
+
 
 def similarity(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"], reflections: bool) -> Similarity:
-    """Each sample's map of the official `align_w_scale`: aligned = (pred - mean) R^T trace true_norm / pred_norm + true mean.
+    """Each sample's map of the official `align_w_scale`: aligned = (pred - mean) / pred_norm R^T trace true_norm + true mean.
 
     With `reflections` a mirrored hand fits perfectly, as in the official evaluations; without, the rotation is proper.
     """
@@ -53,7 +66,7 @@ def similarity(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"
     true_c, pred_c = true - true_mean, pred - pred_mean
     true_norm = np.sqrt(np.einsum("nkc,nkc->n", true_c, true_c))[:, None, None] + NORM_FLOOR
     pred_norm = np.sqrt(np.einsum("nkc,nkc->n", pred_c, pred_c))[:, None, None] + NORM_FLOOR
-    u, s, vt = np.linalg.svd(true_c.transpose(0, 2, 1) @ pred_c / (true_norm * pred_norm))
+    u, s, vt = np.linalg.svd((true_c / true_norm).transpose(0, 2, 1) @ (pred_c / pred_norm))
     if not reflections:
         sign = np.where(np.linalg.det(u) * np.linalg.det(vt) < 0, -1.0, 1.0)
         u[:, :, 2] *= sign[:, None]
@@ -65,9 +78,7 @@ def procrustes(
     pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"], reflections: bool
 ) -> Float[np.ndarray, "n k 3"]:
     """`pred` moved, turned and scaled onto `true`, each sample by itself; `reflections` as in `similarity`."""
-    found = similarity(pred, true, reflections)
-    scale = found.trace * found.true_norm / found.pred_norm
-    return (pred - found.pred_mean) @ (found.rotation * scale).transpose(0, 2, 1) + found.true_mean
+    return similarity(pred, true, reflections).aligned(pred)
 
 
 def scale_and_translation(
@@ -75,11 +86,11 @@ def scale_and_translation(
 ) -> Float[np.ndarray, "n k 3"]:
     """`pred` scaled so that root to `reference` is as long as the truth's, then moved root on root (HO3D's second alignment).
 
-    A prediction of length zero is not scaled, only moved.
+    A prediction of length zero is not divided by it, and so comes out as many times smaller as the truth's length in metres.
     """
-    length = np.linalg.norm(pred[:, reference] - pred[:, root], axis=-1)
-    wanted = np.linalg.norm(true[:, reference] - true[:, root], axis=-1)
-    scaled = pred * np.where(length > 0, wanted / np.where(length > 0, length, 1.0), wanted)[:, None, None]
+    length = _lengths(pred[:, reference] - pred[:, root])[:, None, None]
+    wanted = _lengths(true[:, reference] - true[:, root])[:, None, None]
+    scaled = pred / np.where(length > 0, length, 1.0) * wanted
     return scaled - scaled[:, root : root + 1] + true[:, root : root + 1]
 
 

@@ -153,10 +153,8 @@ class Official:
 def _both_alignments(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The official alignment; and the rows that it reflects, aligned by proper rotations (the other rows agree)."""
     found = metrics.similarity(pred, true, reflections=True)
-    scale = found.trace * found.true_norm / found.pred_norm
-    aligned = (pred - found.pred_mean) @ (found.rotation * scale).transpose(0, 2, 1) + found.true_mean
     rows = np.flatnonzero(np.linalg.det(found.rotation) < 0)
-    return aligned, (rows, metrics.procrustes(pred[rows], true[rows], reflections=False))
+    return found.aligned(pred), (rows, metrics.procrustes(pred[rows], true[rows], reflections=False))
 
 
 def _proper(proper: tuple[np.ndarray, np.ndarray], true: np.ndarray, official: np.ndarray) -> tuple[float, np.ndarray, int]:
