@@ -35,9 +35,10 @@ def distances(pred: Float[np.ndarray, "n k 3"], true: Float[np.ndarray, "n k 3"]
 
 def _lengths(vectors: Float[np.ndarray, "*s 3"]) -> Float[np.ndarray, "*s"]:
     """x x + y y + z z in this order, each step rounded: einsum and norm may fuse or reorder them."""
-    squares = vectors * vectors
-    total = squares[..., 0] + squares[..., 1]
-    total += squares[..., 2]
+    with np.errstate(over="ignore"):  # infinite, which is refused by those who ask
+        squares = vectors * vectors
+        total = squares[..., 0] + squares[..., 1]
+        total += squares[..., 2]
     return np.sqrt(total, out=total)
 
 
