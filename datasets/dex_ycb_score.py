@@ -129,8 +129,8 @@ def _check(path: Path, images: Images, numbers: np.ndarray, sides: np.ndarray, p
     said = check_joints(pred, true, Asked(), path, unit="mm", absolute=False)
     left = sides == 1
     if not said and FEWEST <= left.sum() < len(left):
-        fault = plausible.mirrored(Case(pred[left], true[left], "opencv", "mm", "T21"))
-        if fault is not None:
+        fault, rights = (plausible.mirrored(Case(pred[side], true[side], "opencv", "mm", "T21")) for side in (left, ~left))
+        if fault is not None and rights is None:
             raise InputError(f"{path}: the left hands are {fault.found} ({ANYWAY})")
     return said
 

@@ -32,7 +32,7 @@ def golden_tree(golden, tmp_path_factory) -> Path:
     for number in range(int(golden["dexycb.n_total"])):
         person, recording = divmod(number, 100)
         folder = root / f"20200{person + 100}-subject-{person + 1:02d}" / f"20200{person + 100}_{recording:06d}"
-        dump(folder / "meta.yml", {"num_frames": 1, "mano_sides": [("right", "left")[recording % 2]], "mano_calib": ["x"]})
+        dump(folder / "meta.yml", {"num_frames": 1, "mano_sides": [("right", "left")[number // 20 % 2]], "mano_calib": ["x"]})
         joints = true[valid.index(number)] if number in valid else np.full((21, 3), -1, np.float32)
         (folder / SERIALS[7]).mkdir()
         np.savez(folder / SERIALS[7] / "labels_000000.npz", joint_3d=joints[None])
