@@ -24,8 +24,8 @@ from utils.batch import Batch, JointSet
 from utils.errors import InputError
 from utils.strict import Strict, named
 
-FLAGS = {"joints": "has_joints", "verts": "has_verts", "rotations": "has_verts", "shape": "has_shape", "root": "has_root",
-         "chain_wrist": "has_shape", "joints_uv": "has_uv", "uv_confidence": "has_uv", "mask": "has_mask"}
+FLAGS = {"joints": "has_joints", "verts": "has_verts", "rotations": "has_rotations", "shape": "has_shape", "root": "has_root",
+         "chain_wrist": "has_rotations", "joints_uv": "has_uv", "uv_confidence": "has_uv", "mask": "has_mask"}
 PEOPLE = 1_000_000  # a part's subjects are numbered from part * PEOPLE: nobody is in two datasets
 Dataset = Annotated[SerializeAsAny[Strict], named("datasets")]
 

@@ -32,8 +32,8 @@ BASE = frozenset({"image", "K", "crop_from_image", "mirrored", "index", "subject
 PROVIDES = {  # flag of a row -> Batch fields
     "has_joints": {"joints", "root", "has_joints", "has_root"}, "has_root": {"root", "has_root"},
     "has_uv": {"joints_uv", "uv_confidence", "has_uv"}, "has_verts": {"verts", "has_verts"},
-    "has_hand": {"rotations", "shape", "verts", "joints", "root", "chain_wrist", "has_shape", "has_verts", "has_joints",
-                 "has_root"},
+    "has_hand": {"rotations", "shape", "verts", "joints", "root", "chain_wrist", "has_rotations", "has_shape", "has_verts",
+                 "has_joints", "has_root"},
     "has_mask": {"mask", "has_mask"},
 }
 

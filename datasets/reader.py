@@ -68,7 +68,7 @@ class Reader(ABC):
     provides: frozenset[str] = frozenset({
         "image", "K", "crop_from_image", "mirrored", "index", "subject", "joints", "verts", "rotations", "shape", "root",
         "joints_uv", "uv_confidence", "identity", "has_joints", "has_verts", "has_shape", "has_uv", "has_root",
-        "chain_wrist"})
+        "has_rotations", "chain_wrist"})
 
     def __init__(self, crop: CropOptions, augment: AugmentOptions, hands: Hands, *, train: bool, seed: int,
                  needs: frozenset[str] | None = None):
@@ -217,7 +217,7 @@ class Reader(ABC):
         if "verts" in found:
             found["has_verts"] = known["has_verts" if "verts" in raw else "has_hand"]
         if "has_shape" in found:
-            found["has_shape"] = found["has_shape"] & known["has_hand"]
+            found |= {"has_shape": found["has_shape"] & known["has_hand"], "has_rotations": known["has_hand"]}
         if "joints_uv" in raw:
             found |= self._pixels(raw, mirrored, any_mirrored, crop_from_image) | {"has_uv": known["has_uv"]}
         return found

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from src.backbones import BackboneOptions, build_backbone, load_published, normalise
-from src.losses import labelled, mean_abs, rank_accuracy, ranking_loss, surface_losses
+from src.losses import both, labelled, mean_abs, rank_accuracy, ranking_loss, surface_losses
 from src.method import Method
 from src.mlp import Mlp
 from src.root_head import RootHead, root_loss, root_of
@@ -213,9 +213,10 @@ class IdHand(Method):
         if not self.options.train_only_conf:
             terms = self._mesh_terms(out, batch)
             true_pose = rows6d_from_matrix(batch.rotations).flatten(1)
-            terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_verts)
+            terms["pose"] = labelled(mean_abs(out.poses6d[-1], true_pose), batch.has_rotations)
             if self.options.root_head:
-                terms["root"] = labelled(root_loss(out.root, self.hand, batch), batch.has_verts)
+                known = both(batch.has_verts, batch.has_rotations)
+                terms["root"] = labelled(root_loss(out.root, self.hand, batch), known)
         if not self.told and "shape" in self.loss_names:
             terms["shape"] = labelled(self._shape_term(out, batch), batch.has_shape)
         if self.options.conf_branch:
@@ -231,7 +232,8 @@ class IdHand(Method):
         terms = {"verts": mean_abs(pred, true)}
         if self.options.surface_losses:
             terms["normal"], terms["edge"] = surface_losses(pred, true, self.hand.faces)
-        return {name: labelled(term, batch.has_verts) for name, term in terms.items()}
+        known = both(batch.has_verts, batch.has_rotations)  # without pose numbers a mesh has no place about MANO's point
+        return {name: labelled(term, known) for name, term in terms.items()}
 
     def _shape_term(self, out: Out, batch: Batch) -> Tensor:
         """L1, or the Gaussian's negative log-likelihood per coefficient (less its constant)."""

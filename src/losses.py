@@ -15,6 +15,13 @@ def labelled(term: Float[Tensor, "b"], has: Bool[Tensor, "b"] | None) -> Float[T
     return term if has is None else torch.where(has, term, torch.zeros_like(term))
 
 
+def both(has: Bool[Tensor, "b"] | None, other: Bool[Tensor, "b"] | None) -> Bool[Tensor, "b"] | None:
+    """The rows that carry two labels (None: every row carries it)."""
+    if has is None or other is None:
+        return other if has is None else has
+    return has & other
+
+
 def mean_known(values: Float[Tensor, "b n"], confidence: Float[Tensor, "b n"] | None) -> Float[Tensor, "b"]:
     """Mean over the points that are known (confidence above zero; None: all), zero where none is."""
     if confidence is None:

@@ -160,7 +160,7 @@ def _truth(samples: Batch) -> dict[str, np.ndarray]:
     pairs = {"true_joints": (samples.joints, samples.has_joints), "true_verts": (samples.verts, samples.has_verts),
              "true_root": (samples.root, samples.has_joints if samples.has_root is None else samples.has_root),
              "true_shape": (samples.shape, samples.has_shape),
-             "true_rotations": (samples.rotations, samples.has_verts)}
+             "true_rotations": (samples.rotations, samples.has_rotations)}
     if samples.joints_uv is not None:
         uv = _whole_picture(samples.joints_uv, samples)
         if samples.uv_confidence is not None:

@@ -311,6 +311,7 @@ def test_entries_that_are_not_their_joints(tree: Path, options: Options, tmp_pat
     batch = whole(opened(chosen, versions=("gs",)))
     assert batch.has_shape.tolist() == [True, True, False, True, True, True]
     assert batch.has_verts.tolist() == [True, True, True, True, False, True] and batch.has_joints.all()
+    assert torch.equal(batch.has_rotations, batch.has_shape)  # a mesh without pose numbers trains neither pose nor mesh
     assert "identity" not in opened(chosen).provides and "identity" in opened(options).provides
 
 

@@ -278,9 +278,19 @@ def test_unlabelled_rows_cost_nothing(hand):
     method, batch = small_method(hand, conf_branch=1).eval(), random_batch(hand)
     has = torch.tensor([True, False, True, True])
     out = method(batch)
-    every, some = method.losses(out, batch), method.losses(out, replace(batch, has_verts=has, has_shape=has))
+    every, some = method.losses(out, batch), method.losses(out, replace(batch, has_verts=has, has_shape=has, has_rotations=has))
     for name in set(every) - {"conf"}:
         assert torch.equal(some[name], every[name] * has)
+
+
+def test_a_mesh_without_its_pose_numbers_costs_nothing(hand):
+    """A labelled mesh whose pose numbers are missing (zeros) has no place about MANO's point: no mesh, root or pose term."""
+    method, batch = small_method(hand, root_head=True).eval(), random_batch(hand)
+    has, out = torch.tensor([True, False, True, True]), method(batch)
+    terms = method.losses(out, replace(batch, has_verts=torch.ones(4, dtype=torch.bool), has_shape=has, has_rotations=has))
+    every = method.losses(out, batch)
+    for name, term in terms.items():
+        assert torch.equal(term, every[name] * has), name
 
 
 def test_start_poses(hand):

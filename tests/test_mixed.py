@@ -140,7 +140,7 @@ def test_what_a_part_lacks_is_flagged(parts):
     keys = [(0, slot) for slot in range(len(source))]
     batch = batch_of(source, keys)
     part = torch.tensor([source.row(*key)[0] for key in keys])
-    for flag in ("has_joints", "has_verts", "has_shape", "has_root"):
+    for flag in ("has_joints", "has_verts", "has_shape", "has_root", "has_rotations"):
         assert torch.equal(getattr(batch, flag), part == 1), flag
     assert batch.has_uv.all() and torch.isfinite(project(batch.root[:, None], batch.K)).all()
     assert torch.isfinite(batch.verts).all() and torch.isfinite(batch.rotations).all()

@@ -57,7 +57,7 @@ class ToySource:
         joints, verts = self.hand.joints(posed) + move, posed.verts + move
         return Batch(image, eye, eye, index % 3 == 0, index, subject, joints=joints, verts=verts, rotations=rotations, root=root,
                      shape=shape if self.labelled else None, identity=shape + 1, has_joints=known, has_verts=known,
-                     has_shape=known)
+                     has_shape=known, has_rotations=known)
 
     def sample_name(self, index: int) -> str:
         return f"toy/{index:03d}"

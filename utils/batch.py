@@ -21,7 +21,8 @@ class Batch:
     where `mirrored`, to pixels of the crop · mirrored (b) bool · index (b) row in the reader · subject (b) number ·
     joints (b,21,3) · verts (b,778,3) · rotations (b,16,3,3), identity = flat hand · shape (b,10) · root (b,3) wrist ·
     joints_uv (b,21,2) crop pixels · uv_confidence (b,21) · mask (b,h,w) 0 or 1 · identity (b,10) · chain_wrist (b,3) the hand
-    model's own wrist J0(shape) + translation, where `root` is another one (joints regressed from the posed mesh)
+    model's own wrist J0(shape) + translation, where `root` is another one (joints regressed from the posed mesh); has_rotations
+    flags both: a mesh may be labelled without the pose numbers that made it
     """
 
     image: Tensor
@@ -45,6 +46,7 @@ class Batch:
     has_uv: Tensor | None = None
     has_mask: Tensor | None = None
     has_root: Tensor | None = None
+    has_rotations: Tensor | None = None
     chain_wrist: Tensor | None = None
 
     def __len__(self) -> int:
