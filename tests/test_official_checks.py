@@ -234,3 +234,9 @@ def test_honest_meshes_pass(kind):
 def assert_words(line: str, *words: str) -> None:
     for word in words:
         assert re.search(word, line), f"{word!r} is not in {line!r}"
+
+
+def test_labels_without_extent_bring_no_warning(recwarn):
+    """True hands that are points (labels of zeros) are no hands: nothing is judged, nothing divided by their size."""
+    true, _ = hands(20, 0)
+    assert check_joints(true, 0 * true, FREIHAND, "pred.json") == [] and not recwarn.list

@@ -144,7 +144,11 @@ REFUSED = {
     "2d": (changed(put("joints", 7, [0, 1], 3)), "sample 7 of the joints .*found a list of 2 as point 3"),
     "no number": (changed(put("joints", 7, [77777, 0, 1], 3)).replace("77777", "1.2.3"), "other text in sample 7 of the joints"),
     "plus": (changed(put("joints", 7, [77777, 0, 1], 3)).replace("77777", "+1"), "other text in sample 7 of the joints"),
-    "space in a number": (changed(put("joints", 7, [77777, 0, 1], 3)).replace("77777,", "1 2"), "sample 7 of the joints"),
+    "space in a number": (changed(put("joints", 7, [77777, 0, 1], 3)).replace("77777,", "1 2"), "expected commas .*'1 2'"),
+    "line end in a number": (changed(put("joints", 7, [77777, 0], 3)).replace("77777,", "0.\r\n1,"), "commas between"),
+    "long gap in a number": (changed(put("joints", 7, [0, 77777], 3)).replace("77777", f"1{' ' * 2000}000"), "commas between"),
+    "number without end": (changed(put("joints", 7, [77777, 0, 1], 3)).replace("77777", "9" * 400), "number of 400 digits"),
+    "tables as samples": (changed(put("joints", 7, {"xyz": []})), "sample 7 of the joints .*found a table: write it again"),
     "no comma": (GOOD.replace("], [", "] [", 1), "other text in sample 0 of the joints"),
     "comma too many": (GOOD[:-2] + ",]]", "the list of vertices ends oddly after 12 entries"),
     "second text": (GOOD + GOOD, "expected the end of the file after the list"),
@@ -173,10 +177,20 @@ def test_truncated(end, tmp_path):
         read(tmp_path / "pred.json")
 
 
+@pytest.mark.parametrize("code", ["utf-16", "utf-16-le"])
+def test_utf_16(code, tmp_path):
+    """What a shell's redirection writes on Windows, with its mark and without: named."""
+    (tmp_path / "pred.json").write_text(GOOD, encoding=code)
+    with pytest.raises(InputError, match="text in UTF-16"):
+        read(tmp_path / "pred.json")
+
+
 def test_labels_that_are_none(tmp_path):
     """A prediction, camera matrices or NaN in the labels' place."""
     for text, words in ((GOOD, "is it a prediction"), (json.dumps([np.eye(3).tolist()]), "camera matrices"),
-                        (json.dumps([[[NAN] * 3] * 21]), "point 0 is NaN"), ("[[0.1, 0.2], [0.3, 0.4]]", "1 level.s. less")):
+                        (json.dumps([[[NAN] * 3] * 21]), "point 0 is NaN; fetch"), ("[null]", "found null: fetch the labels"),
+                        (json.dumps([[[0] * 3] * 778]), "hold each other's labels"),
+                        ("[[0.1, 0.2], [0.3, 0.4]]", "1 level.s. less")):
         (tmp_path / "evaluation_xyz.json").write_text(text)
         with pytest.raises(InputError, match=words), open_lists(tmp_path / "evaluation_xyz.json", LABELS) as reader:
             reader.whole("joints", 21)
@@ -195,6 +209,12 @@ def test_zips_that_are_refused(tmp_path):
     damaged[1000:1100] = bytes(100)
     locked[6] |= 1
     locked[locked.rfind(b"PK\1\2") + 8] |= 1
+    for name, method in (("bz2.zip", zipfile.ZIP_BZIP2), ("lzma.zip", zipfile.ZIP_LZMA)):
+        with zipfile.ZipFile(tmp_path / name, "w", method) as file:
+            file.writestr("pred.json", GOOD)
+        data = bytearray((tmp_path / name).read_bytes())
+        data[500:600] = bytes(100)
+        (tmp_path / name).write_bytes(data)
     for name, data in (("cut.zip", good[: len(good) // 2]), ("damaged.zip", damaged), ("locked.zip", locked)):
         (tmp_path / name).write_bytes(data)
     expected = {
@@ -203,7 +223,7 @@ def test_zips_that_are_refused(tmp_path):
         archive("two.zip", a_json=GOOD, b_json=GOOD): "found only a.json, b.json",
         archive("folder.zip", out__pred_json=GOOD): "found only out/pred.json; zip it with: zip -j",
         tmp_path / "cut.zip": "a zip that breaks", tmp_path / "damaged.zip": "one that breaks",
-        tmp_path / "locked.zip": "encrypted"}
+        tmp_path / "locked.zip": "encrypted", **{tmp_path / name: "one that breaks" for name in ("bz2.zip", "lzma.zip")}}
     for path, words in expected.items():
         with pytest.raises(InputError, match=words):
             read(path)

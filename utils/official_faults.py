@@ -9,11 +9,13 @@ import re
 from utils.errors import InputError
 
 REMEDY = {2: "write it again, for example with `run.py export`", 1: "fetch the labels again"}  # by the lists around an entry
+AGAIN = {2: "predict that sample again", 1: REMEDY[1]}
 NESTING = {2: "[joints, vertices], each a list of samples of k x 3 numbers", 1: "a list of samples of k x 3 numbers"}
 FARTHEST = 1e9  # a larger coordinate is a fault in any unit, and its square may overflow
 BEGINNINGS = (
     (rb"\s*$", "an empty file"), (rb"PK", "a zip that breaks (copied in part?)"), (rb"\x93NUMPY", "a NumPy array"),
     (rb"\x80[\x02-\x05]", "a Python pickle"), (rb"\x1f\x8b", "a gzip file"), (rb"\xef\xbb\xbf", "text with a byte order mark"),
+    (rb"\xff\xfe|\xfe\xff|\[\x00", "text in UTF-16 instead of UTF-8 (redirected in PowerShell?)"),
     (rb"<", "a web page"), (rb"version https://git-lfs", "a Git LFS pointer instead of the file"),
     (rb"-?\d+(,-?[\d.e+-]+){3}", "lines of numbers: DexYCB's result text? (score dex_ycb reads that)"),
 )
@@ -69,9 +71,16 @@ def _nesting(text: bytes, levels: int, wanted: int) -> str:
     return f"{wanted - levels} level(s) less: innermost lists of {numbers} numbers"
 
 
-def first_fault(text: bytes, ended: bool, what: str, start: int, points: int | None, remedy: str) -> str:
+def split_number(path: str, text: bytes, depth: int) -> InputError:
+    """The refusal of a text in which whitespace stands inside a number, or a comma is missing between two."""
+    match = re.search(rb"[-+.\w]+\s+[-+.\w]+", text)
+    return InputError(f"{path}: expected commas between numbers, found {snippet(match[0])}; {REMEDY[depth]}")
+
+
+def first_fault(text: bytes, ended: bool, what: str, start: int, points: int | None, depth: int) -> str:
     """The words for the first wrong entry of a text that begins at entry `start`; `ended` where the file ends with the text."""
     words, at, number, decoder = text.decode("utf-8", "replace"), 0, start, json.JSONDecoder()
+    remedy = REMEDY[depth]
     while True:
         at += words.startswith(",", at)
         if words.startswith("]", at):
@@ -86,7 +95,7 @@ def first_fault(text: bytes, ended: bool, what: str, start: int, points: int | N
             return f"the file is truncated: it ends in {end}; {remedy}"
         except (RecursionError, ValueError):
             return f"sample {number} of the {what} (counted from 0) is nested too deep or has an endless number; {remedy}"
-        if fault := _fault(value, what, points, number):
+        if fault := _fault(value, what, points, number, depth):
             return f"sample {number} of the {what} (counted from 0): {fault}"
         points = points or len(value)
         at, number = end, number + 1
@@ -97,11 +106,12 @@ def _cut_off(rest: str) -> bool:
     return len(rest) < 10 and re.fullmatch(r"[-\w.+]*", rest) is not None
 
 
-def _fault(value: object, what: str, points: int | None, number: int) -> str:
+def _fault(value: object, what: str, points: int | None, number: int, depth: int) -> str:
     """What is wrong with entry `number`; empty if nothing is."""
     wanted = f"expected {points or 'k'} x 3 numbers"
     if not isinstance(value, list):
-        return f"{wanted}, found {_kind(value)}: was this sample not predicted?"
+        remedy = "was this sample not predicted?" if value is None and depth == 2 else REMEDY[depth]
+        return f"{wanted}, found {_kind(value)}: {remedy}"
     if not value or not isinstance(value[0], list):
         return f"{wanted}, found {f'a flat list of {len(value)}' if value else 'an empty list'}"
     for row, point in enumerate(value):
@@ -111,17 +121,20 @@ def _fault(value: object, what: str, points: int | None, number: int) -> str:
         for x in point:
             if isinstance(x, bool) or not isinstance(x, (int, float)):
                 return f"{wanted}, found {_kind(x)} in point {row}"
-            if not math.isfinite(x):
-                return f"a coordinate of point {row} is {'NaN' if math.isnan(x) else 'infinite'}; predict that sample again"
+            if x != x or x in (math.inf, -math.inf):
+                return f"a coordinate of point {row} is {'NaN' if x != x else 'infinite'}; {AGAIN[depth]}"
             if abs(x) > FARTHEST:
-                return f"a coordinate of point {row} is {float(x):g}, expected metres; predict that sample again"
+                found = f"{x:g}" if abs(x) < 10**300 else f"a whole number of {len(str(abs(x)))} digits"
+                return f"a coordinate of point {row} is {found}, expected metres; {AGAIN[depth]}"
     if points and len(value) != points:
-        return f"expected {points} x 3 numbers, found {len(value)} x 3{_cause(what, points, len(value), number)}"
+        return f"expected {points} x 3 numbers, found {len(value)} x 3{_cause(what, points, len(value), number, depth)}"
     return ""
 
 
-def _cause(what: str, points: int, found: int, number: int) -> str:
+def _cause(what: str, points: int, found: int, number: int, depth: int) -> str:
     """The likely reason for another number of points."""
+    if depth == 1 and {points, found} == {21, 778}:
+        return ": do evaluation_xyz.json and evaluation_verts.json hold each other's labels?"
     if (points, found) == (21, 778) and number:
         return ": pairs of joints and vertices? All joints come first, then all vertices"
     if (points, found) == (21, 778):

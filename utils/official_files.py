@@ -6,6 +6,7 @@ must have, and the numbers alone are parsed, flat, by orjson. Whitespace and the
 else is found is decoded entry by entry (utils/official_faults.py) until the first wrong one can be named.
 """
 import contextlib
+import lzma
 import zipfile
 import zlib
 from array import array
@@ -24,6 +25,7 @@ HEAD, BLOCK, LONGEST_ENTRY = 1 << 16, 1 << 22, 1 << 26  # bytes; HEAD: what is l
 MOST_ENTRIES = 200_000  # of a list that is read whole
 _WHITESPACE, _NUMERIC = b" \t\r\n", b"0123456789+-.eE"
 _FLAT = bytes.maketrans(b"[]", b"  ")
+_CLASSES = bytes(32 if i in _WHITESPACE else 49 if i in _NUMERIC else 46 for i in range(256))  # " ", "1" for numbers', "."
 PREDICTION, LABELS = 2, 1  # lists inside lists that come before an entry
 
 
@@ -56,7 +58,9 @@ def _zip_faults(path: Path) -> Iterator[None]:
     """Turns what a broken, encrypted or strangely compressed (a RuntimeError) archive raises into one line."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; bz2 gives its own no number
         raise InputError(f"{path}: expected a whole zip, found one that breaks ({error}); zip it again: zip -j pred.zip "
                          "pred.json") from error
 
@@ -83,10 +87,13 @@ class EntryReader:
     def __init__(self, read: Callable[[int], bytes], path: str, depth: int):
         self.path = path
         self._read, self._depth = read, depth
-        self._text, self._ended, self._lists = b"", False, 0
+        self._text, self._ended, self._lists, self._edge = b"", False, 0, b""
+        self._split: InputError | None = None
         while len(self._text) < HEAD and not self._ended:
             self._fill()
         faults.check_head(path, self._text, depth)
+        if self._split:
+            raise self._split
         if depth == PREDICTION:
             self._text = self._text[1:]
 
@@ -152,9 +159,18 @@ class EntryReader:
             block = self._read(BLOCK)
             self._ended = not block
             kept = block.translate(None, _WHITESPACE)
+            if len(block) - len(kept) != block.count(b", ") or self._edge.endswith(b" "):  # else: one space after each comma
+                self._look_for_split_numbers(block)
+            self._edge = (kept[-1:] or self._edge[:1]) + (b" " if block[-1:].isspace() else b"")
             if kept:
                 self._text = self._text + kept
                 return
+
+    def _look_for_split_numbers(self, block: bytes) -> None:
+        """InputError, raised once the head is known, where taking the whitespace away would join two numbers."""
+        text = self._edge + block
+        if b"1 1" in b" ".join(text.translate(_CLASSES).split()):
+            self._split = self._split or faults.split_number(self.path, text, self._depth)
 
     def _peek(self) -> bytes:
         if not self._text:
@@ -164,6 +180,8 @@ class EntryReader:
     def _cut(self, what: str, start: int, points: int | None) -> bytes:
         """The whole entries at the front of the text, at least one."""
         while True:
+            if self._split:
+                raise self._split
             end = self._text.find(b"]]]")
             if end < 0:
                 end = self._text.rfind(b"]]")
@@ -194,5 +212,5 @@ class EntryReader:
         """Raises the InputError of the first wrong entry of the text, which is read on a little to name it."""
         while not self._ended and len(self._text) < 2 * BLOCK:
             self._fill()
-        fault = faults.first_fault(self._text, self._ended, what, start, points, faults.REMEDY[self._depth])
+        fault = faults.first_fault(self._text, self._ended, what, start, points, self._depth)
         raise InputError(f"{self.path}: {fault}")

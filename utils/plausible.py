@@ -67,7 +67,7 @@ def hand_like(t21: Float[np.ndarray, "n 21 3"]) -> bool:
     """Whether joints in the order T21 have the bones of hands: neighbours along a finger are near (a random cloud: 1.4 sizes)."""
     ends = np.array([j for j in range(21) if j % 4 != 1 and j])
     bones = np.linalg.norm(t21[:, ends] - t21[:, ends - 1], axis=2)
-    return bool(np.median(bones.mean(1)) < 0.8 * max(size(t21), 1e-9))
+    return bool(np.median(bones.mean(1)) < 0.8 * size(t21))
 
 
 def unit(case: Case) -> Fault | None:
@@ -154,7 +154,7 @@ def mirrored(case: Case) -> Fault | None:
     """Mirror images of the hands: the alignment that may reflect fits nearly all samples far better than a rotation."""
     errors = [metrics.distances(metrics.procrustes(case.pred, case.true, reflections=either), case.true).mean(1)
               for either in (True, False)]
-    if np.median(errors[0] / errors[1]) > 0.6 or np.mean(errors[0] < 0.85 * errors[1]) < MOST:
+    if np.median(errors[0] / np.maximum(errors[1], 1e-12)) > 0.6 or np.mean(errors[0] < 0.85 * errors[1]) < MOST:
         return None
     signs = min(((-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, -1.0)),
                 key=lambda s: error(centred(case.pred) * s, centred(case.true)))
