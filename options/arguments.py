@@ -46,7 +46,7 @@ def _score(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, help="folder for scores.txt and scores.json; without it they are printed only")
     command.add_argument("--count", type=int, help="a partial file: exactly this many samples, which the output says")
     command.add_argument("--unchecked", action="store_true", help="score an implausible file as the official program would")
-    command.add_argument("--split", default="s0/test", help="DexYCB only: setup and split")
+    command.add_argument("--split", help="DexYCB only: setup and split, s0/test by default")
 
 
 def _export(command: argparse.ArgumentParser) -> None:
@@ -79,6 +79,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse ends a list of words where an option such as --out stands in it
         found.overrides = [*found.overrides, *rest]
+    if found.command == "export" and found.what in PROTOCOLS and found.overrides:
+        parser.error(f"export {found.what}: expected the predictions file alone, found {' '.join(found.overrides)}, too")
+    if found.command == "score":
+        if found.split and found.protocol != "dex_ycb":
+            parser.error(f"score {found.protocol}: --split is for dex_ycb, {found.protocol} has one evaluation list")
+        found.split = found.split or "s0/test"
     first = getattr(found, "option_file", None) or ""
     if "=" in first and not Path(first).is_file():
         if found.command not in FILE_OPTIONAL:

@@ -171,6 +171,8 @@ WRONG = {
     "unknown option without a file": (["calibrate", "measurd=1"], "did you mean calibrate.measured?"),
     "export without a dataset": (["export", "metro_tsv", "options/quickstart_synth.yaml", "--out", "out/none"], "`dataset:`"),
     "export what": (["export", "metro", "options/quickstart.yaml", "--out", "out/none"], "'metro'"),
+    "export with more words": (["export", "freihand", "x.npz", "seed=1", "--out", "x.json"], "alone, found seed=1"),
+    "score of a split": (["score", "freihand", "--pred", "x.json", "--truth", "y", "--split", "s0/val"], "is for dex_ycb"),
     "unknown option": (["train", "options/quickstart.yaml", "train.lrr=1"], "did you mean train.lr?"),
     "wrong value": (["train", "options/quickstart.yaml", "train.batch=many"], "train.batch"),
     "no synth section": (["synth", "options/quickstart.yaml"], "needs a `synth:` section"),

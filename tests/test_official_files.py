@@ -236,6 +236,16 @@ def test_zips_that_are_refused(tmp_path):
         read(tmp_path)
 
 
+def test_files_that_are_not_files_or_not_ours_to_read(tmp_path, monkeypatch):
+    """A device in the file's place, and a file without permission, for what they are."""
+    with pytest.raises(InputError, match="expected a file, found a pipe or a device"):
+        read(Path("/dev/null"))
+    (tmp_path / "pred.json").write_text(GOOD)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="pred.json: expected a file that may be read, found one without permission"):
+        read(tmp_path / "pred.json")
+
+
 def test_faults_of_the_caller_stay_its_own(tmp_path):
     """An error raised while a zip is open is not taken for a broken zip."""
     with zipfile.ZipFile(tmp_path / "pred.zip", "w") as archive:

@@ -62,8 +62,10 @@ def require_file(path: str | os.PathLike, remedy: str) -> Path:
     """`path` if it is a file, else an InputError that ends with `remedy`."""
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+        found = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "nothing"
         raise InputError(f"{path}: expected a file, found {found}; {remedy}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: expected a file that may be read, found one without permission; allow it: chmod +r")
     return path
 
 
