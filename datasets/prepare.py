@@ -115,9 +115,9 @@ def prepare(job: Job, folder: str | Path, workers: int) -> dict:
         if (folder / "meta.json").exists():
             return _finished(folder, job)
         _claim(folder, job.plan)
-        if job.check is not None:
-            job.check()
         with _full_disk(folder):
+            if job.check is not None:
+                job.check()
             fresh = _cut_all(job, [t for t in job.tasks if not _is_finished(t, job)], workers)
             counts, examples = _count(job)
             if not counts["kept"]:

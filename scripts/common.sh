@@ -17,11 +17,13 @@ run() {  # run <command> <option file> [key=value ...]
     fi
 }
 
-evaluate() {  # evaluate <protocol> <folder with the labels> <default option file> [option file] [key=value ...]: test, export, score
-    local protocol=$1 truth=$2 options=$3 name
-    shift 3
+evaluate() {  # evaluate <protocol> <default option file> [option file] [key=value ...]: test, export, score by dataset.root's labels
+    local protocol=$1 options=$2 found name truth
+    shift 2
     case "${1:-}" in *.yaml) options=$1; shift ;; esac
-    name=$("$PY" -c "import sys; from options.load import load; print(load(sys.argv[1], sys.argv[2:]).folder)" "$options" "$@")
+    found=$("$PY" -c "import sys; from options.load import load; o = load(sys.argv[1], sys.argv[2:]); print(o.folder, o.dataset.root, sep='\n')" \
+        "$options" "$@")
+    name=${found%%$'\n'*} truth=${found##*$'\n'}
     run prepare "$options" "$@"
     run test "$options" "$@"
     run export "$protocol" "$name/test/predictions.npz" --out "$name/pred.zip"

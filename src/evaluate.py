@@ -35,12 +35,16 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
              meta: Mapping[str, Any]) -> str:
     """Predict and score every identity set; results go to `folder` (one set) or `folder`/<set>. Returns the results table.
 
+    The evaluation of a benchmark without its labels (protocol()["no_labels"] says where they are) is predicted alone.
+
     Raises InputError as predict, score and the identity files do.
     """
     sets = _identity_sets(options, hand, source)
     keypoints, persons = _camera_inputs(method, source, options, hand)
     told = {"told": "mean"} if options.identity == "mean" else {}
     rows, official = [], None
+    lacking = method.compares - source.provides
+    published = source.protocol().get("no_labels") if lacking else None
     for stale in folder.glob("*/scores.json"):  # of an earlier calibration with more draws
         if stale.parent.name.isdigit() and stale.parent.name not in sets:
             shutil.rmtree(stale.parent)
@@ -50,6 +54,10 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
                 identities=shapes, frames=options.frames, amp=options.amp, keypoints=keypoints,
                 meta={**meta, "identity": options.identity or "truth", **told})
         predictions = read_predictions(place / "predictions.npz")
+        if published:
+            for stale in ("scores.json", "samples.npz", "report.html"):
+                (place / stale).unlink(missing_ok=True)
+            continue
         scores = _scored(predictions, hand, options, persons)
         write_scores(place, scores)
         if options.official_text and official_of(predictions) == "dex_ycb" and "pred_joints" in predictions:
@@ -63,6 +71,8 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
         log.info(official.note)
     if options.official_text and official_of(predictions) in PROTOCOLS:
         log.info("the official file: run.py export %s %s --out pred.zip", official_of(predictions), predictions.path)
+    if published:
+        return f"{folder}: predicted, not scored, as the split has no {', '.join(sorted(lacking))}: {published}"
     return results_table(rows, "text")
 
 

@@ -135,6 +135,17 @@ def test_a_2d_network_is_tested_by_its_pixels(inputs):
     assert "pred_joints" not in read_predictions(inputs / "uv/predictions.npz")
 
 
+def test_a_benchmark_without_its_labels_is_predicted(hand, tmp_path, monkeypatch):
+    """Predictions are written, no scores, none of an earlier test are left, and the answer says where the labels are."""
+    assert "MPJPE" in run(Toy(hand), hand, tmp_path)
+    monkeypatch.setattr(Source, "provides", frozenset({"root"}))
+    monkeypatch.setattr(Source, "protocol", lambda self: {"dataset": "toy", "split": "test", "no_labels": "ask the authors"})
+    told = run(Toy(hand), hand, tmp_path)
+    assert told.endswith("not scored, as the split has no joints, verts: ask the authors")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["predictions.npz"]
+    assert len(read_predictions(tmp_path / "predictions.npz")) == COUNT
+
+
 def test_three_protocols_from_given_keypoints(hand, inputs, tmp_path):
     """The true pose with the mean shape: K errs by the hand's size, K + true shape by nothing, K + identity by a fifteenth of K;
     the predictions file holds the keypoints and says whose they are, and the page and the table show the three."""

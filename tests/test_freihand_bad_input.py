@@ -1,14 +1,18 @@
 """Broken FreiHAND trees: one line that names the file and the remedy, finished work kept, and the mended tree goes through."""
 import contextlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from freihand_cases import free_hand, read_list, write_list, write_tree
+from freihand_cases import ROOT, free_hand, read_list, write_list, write_tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -205,6 +209,19 @@ def test_changed_since(tree: Path):
     (tree / "evaluation/rgb/00000001.jpg").write_bytes(whole)
     put(0.62, 1, 3, 2)(tree / XYZ)
     assert "changed since this preparation began; remove" in refused(tree)
+
+
+def test_full_disk_while_labels_are_written(tree: Path):
+    """A limit on file size below that of the vertices' column: one line that names the folder; then it goes through."""
+    code = ("import resource, sys; from freihand_cases import free_hand; from datasets.freihand import Options, prepare\n"
+            "from utils.errors import InputError\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+            "try: prepare(Options(root=sys.argv[1], prepared=sys.argv[2], workers=1), {'right': free_hand()})\n"
+            "except InputError as error: print(error)")
+    done = subprocess.run([sys.executable, "-c", code, str(tree), str(tree.parent / "out")], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))})
+    wanted = r".*out.*: cannot be written \(File too large; .* make room and run the same command again\n"
+    assert re.fullmatch(wanted, done.stdout), done
+    assert prepare(options(tree), HANDS).counts["kept"] == 2 * SAMPLES + 3
 
 
 def test_left_hands_are_no_option():
