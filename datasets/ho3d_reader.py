@@ -15,7 +15,7 @@ import numpy as np
 from datasets.cache import read_columns
 from datasets.ho3d_cameras import recording_of
 from datasets.ho3d_frame import EVALUATION
-from datasets.ho3d_tree import people_of
+from datasets.ho3d_tree import people_of, published
 from datasets.prepared import PreparedReader
 from datasets.reader import Raw
 from utils.errors import InputError
@@ -89,6 +89,8 @@ class Ho3d(PreparedReader):
         sequences = self.options.sequences
         found = super().protocol()
         found["crop"] = found["crop"].replace("box of the joints", "handBoundingBox") if self.official else found["crop"]
+        if self.official and self.verts is None:
+            found["no_labels"] = published(self.options.version)
         return {**found, **({"sequences": ", ".join(sequences)} if sequences is not None else {})}
 
     def columns(self, indices: Sequence[int]) -> dict[str, np.ndarray]:

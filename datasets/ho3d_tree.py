@@ -27,6 +27,7 @@ from utils.official_protocols import PROTOCOLS
 PEOPLE = ("ABF", "BB", "GPMF", "GSF", "MC", "MDF", "ND", "SB", "SM", "SMu", "SS", "ShSu", "SiBF", "SiS", "MPM", "AP")
 XYZ, VERTS = "evaluation_xyz.json", "evaluation_verts.json"
 SEGMENTATIONS = {"v2": "HO3D_v2_segmentations_rendered", "v3": "HO3D_v3_segmentations_rendered"}
+LINES = {"train.txt": {"v2": 66034, "v3": 83325}, "evaluation.txt": {v: PROTOCOLS[f"ho3d_{v}"].count for v in ("v2", "v3")}}
 SAME_BETA = 1e-4
 TIPS_H21 = slice(16, 21)
 
@@ -65,7 +66,8 @@ def read_tree(root: str | Path, version: str) -> Tree:
         raise InputError(f"{root}: expected train.txt, train/, evaluation.txt and evaluation/, found none of them; is "
                          "dataset.root HO3D's folder?")
     lines = {split: _lines(root / f"{split}.txt") for split in found}
-    _require_version(root, version, len(lines.get(EVALUATION, ())))
+    for split, some in lines.items():
+        _require_version(root / f"{split}.txt", version, len(some))
     repeats = {}
     for split, some in lines.items():
         seen: Counter[tuple[str, str]] = Counter()
@@ -80,7 +82,7 @@ def read_tree(root: str | Path, version: str) -> Tree:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     try:
-        text = require_file(path, f"the folder {path.stem} is there without it; {UNPACK}").read_text(encoding="utf-8")
+        text = require_file(path, f"the folder {path.stem} is there without it; {UNPACK}").read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected lines <sequence>/<frame>, found a file that is no text; {UNPACK}") from error
     lines = []
@@ -95,11 +97,11 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     return lines
 
 
-def _require_version(root: Path, version: str, found: int) -> None:
+def _require_version(path: Path, version: str, found: int) -> None:
     other = {"v2": "v3", "v3": "v2"}[version]
-    if found == PROTOCOLS[f"ho3d_{other}"].count:
-        raise InputError(f"{root}/evaluation.txt: expected {PROTOCOLS[f'ho3d_{version}'].count} lines of HO3D {version}, found "
-                         f"{found}, which is {other}'s number; set dataset.version={other}, or dataset.root")
+    if found == LINES[path.name][other]:
+        raise InputError(f"{path}: expected {LINES[path.name][version]} lines of HO3D {version}, found {found}, which is "
+                         f"{other}'s number; set dataset.version={other}, or dataset.root")
 
 
 def _public(root: Path, lines: Sequence | None) -> tuple[np.ndarray | None, Path | None]:
@@ -216,10 +218,15 @@ def split_notes(tree: Tree) -> Iterator[str]:
         if count != protocol.count:
             yield f"evaluation: {count} of the official {protocol.count} lines: official scores will be of a part"
         if tree.xyz is None:
-            yield (f"evaluation: the wrist alone is labelled; {protocol.labels}: put {XYZ} and {VERTS} into dataset.root, and "
-                   "prepare again, into another dataset.prepared")
+            yield f"evaluation: the wrist alone is labelled; {published(tree.version)}"
         else:
             yield f"evaluation: joints of {XYZ}" + (f", vertices of {VERTS}" if tree.verts else f"; no {VERTS}, so no vertices")
+
+
+def published(version: str) -> str:
+    """Where the evaluation's labels are to be had, and what to do with them."""
+    return (f"{PROTOCOLS[f'ho3d_{version}'].labels}: put {XYZ} and {VERTS} into dataset.root, and prepare again, into another "
+            "dataset.prepared")
 
 
 def fingerprint_parts(tree: Tree) -> Iterator[object]:

@@ -134,6 +134,7 @@ def test_evaluation_without_public_labels(tmp_path: Path):
     assert far(batch.root, wrists) < 1e-7 and batch.has_root.all()
     assert "root" in reader.provides and not {"joints", "verts", "joints_uv", "shape"} & reader.provides
     assert not batch.has_joints.any() and batch.verts is None
+    assert "put evaluation_xyz.json and evaluation_verts.json into dataset.root" in reader.protocol()["no_labels"]
     uv = pixels(tree.frames[tree.lists["evaluation"][0]]["verts"])
     low, high = uv.min(0).astype(int), (uv.max(0) + 1).astype(int)
     assert far(reader.read(0)["box"], [*(low + high) / 2, (high - low).max()]) < 1e-5

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.ho3d import Options, open_reader, prepare
 from datasets.ho3d_frame import read_meta
+from datasets.ho3d_tree import read_tree
 from datasets.pictures import Broken, Excluded
 from utils.errors import InputError
 
@@ -180,6 +181,8 @@ TREE: dict[str, tuple[Bend, str]] = {
     "without pickles": (lambda m: gone(m, "evaluation/AP10/meta"), "AP10/meta: expected a folder, as evaluation.txt names"),
     "other version": (lambda m: (m.root / "evaluation.txt").write_text("AP10/0000\n" * 11524),
                       "expected 20137 lines of HO3D v3, found 11524, which is v2's number; set dataset.version=v2"),
+    "other version's training": (lambda m: (m.root / "train.txt").write_text("SB10/0000\n" * 66034),
+                                 "train.txt: expected 83325 lines of HO3D v3, found 66034, which is v2's number"),
     "labels of fewer": (shorter("evaluation_xyz.json"), "evaluation_xyz.json: expected 8 entries, one for each line of "
                         "evaluation.txt, found 7"),
     "vertices of fewer": (shorter("evaluation_verts.json"), "evaluation_verts.json: expected 8 entries, .* found 7"),
@@ -211,6 +214,14 @@ def test_broken_trees(made: Made, case: str):
         prepare(options(made), HANDS)
     assert "\n" not in str(raised.value)
     assert not (made.root.parent / "prepared" / "meta.json").exists()
+
+
+def test_a_list_saved_on_windows(made: Made):
+    """A byte order mark, CRLF and blank lines at the end change nothing."""
+    path = made.root / "train.txt"
+    before = read_tree(made.root, "v3").lines["train"]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n \r\n")
+    assert read_tree(made.root, "v3").lines["train"] == before
 
 
 def test_a_missing_sequence_can_be_left_out(made: Made):
