@@ -20,6 +20,7 @@ from utils.plausible import Case, error
 from utils.plausible_order import joint_order
 
 CATEGORY, SIGMA = 22, 0.05
+FARTHEST = 1e9  # px; also the largest score
 STATS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 ENTRY = ('an entry is {"image_id": number in the split, "category_id": 22, "keypoints": [63 numbers: x, y, v of 21 joints], '
          '"score": number}')
@@ -59,18 +60,22 @@ def _category(path: Path, i: int, entry: object) -> int:
         if type(entry.get(key)) is not int or not 0 <= entry[key] < 2**31:
             raise InputError(f"{path}, entry {i}: expected {key}, a whole number from 0 up, found {_shown(entry.get(key))}; "
                              f"{ENTRY}")
-    if type(entry.get("score")) not in (int, float) or not np.isfinite(entry["score"]):
+    if not _finite(entry.get("score")):
         raise InputError(f"{path}, entry {i}: expected score, a finite number, found {_shown(entry.get('score'))}; {ENTRY}")
     return entry["category_id"]
 
 
 def _keypoints(path: Path, i: int, entry: dict) -> np.ndarray:
     values = entry.get("keypoints")
-    good = isinstance(values, list) and len(values) == 63 and all(type(x) in (int, float) for x in values)
-    if not good or not np.isfinite(values).all():
+    if not isinstance(values, list) or len(values) != 63 or not all(map(_finite, values)):
         found = f"{len(values)} values" if isinstance(values, list) and len(values) != 63 else _shown(values)
         raise InputError(f"{path}, entry {i}: expected keypoints, 63 finite numbers, found {found}; {ENTRY}")
     return np.array(values, np.float64)
+
+
+def _finite(value: object) -> bool:
+    """Whether a json value is a number that may be meant: not NaN, not endless."""
+    return type(value) in (int, float) and abs(value) <= FARTHEST
 
 
 def _shown(value: object) -> str:

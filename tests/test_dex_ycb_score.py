@@ -184,6 +184,7 @@ BROKEN_TEXT = {
     "empty line": (lambda lines: [lines[0], "", *lines[1:]], "line 2: expected 64 numbers, found an empty line"),
     "twice": (lambda lines: [*lines, lines[0]], "image 0 occurs twice"),
     "nan": (lambda lines: [lines[0].replace(lines[0].split(",")[5], "nan")], "line 1: a number is nan"),
+    "far": (lambda lines: [lines[0].replace(lines[0].split(",")[5], "1e300")], "line 1: a number is nan, inf or beyond 1e.12"),
     "nothing": (lambda lines: [], "empty"),
 }
 
@@ -290,6 +291,8 @@ BAD_ENTRIES = {
     "few keypoints": ({"keypoints": [1.0] * 51}, "entry 1: .* found 51 values"),
     "text keypoints": ({"keypoints": ["1"] * 63}, "entry 1: expected keypoints"),
     "nan keypoints": ({"keypoints": [float("nan")] * 63}, "entry 1: expected keypoints"),
+    "endless keypoints": ({"keypoints": [10**400] * 63}, "entry 1: expected keypoints"),
+    "endless score": ({"score": 10**400}, "entry 1: expected score, a finite number"),
     "beyond": ({"image_id": 64}, "1 of its 48 hands are in images beyond the 64 of s0/test .first: image 64.*--split"),
 }
 
@@ -307,7 +310,7 @@ def test_coco_bad_files(tree, tmp_path):
     numbers, _, uv = truth(tree)
     pred = tmp_path / "r.json"
     for text, words in (("{}", "expected a list of hands"), ("[]", "expected a list of hands"),
-                        ("[1]", "entry 0: expected an object"), ("[{", "breaks"),
+                        ("[1]", "entry 0: expected an object"), ("[{", "breaks"), (f"[{'9' * 5000}]", "breaks"),
                         ('[{"image_id": 1, "category_id": 3, "score": 1}]', "entries of other categories")):
         pred.write_text(text)
         refused(pred, tree, words)

@@ -113,7 +113,8 @@ def test_malformed_result_files_get_the_reason_and_the_line(golden, tmp_path):
     assert line(path, f"{good}\n4,1,2\n") == f"{path}, line 2: expected 64 numbers, found 3 numbers; {remedy}"
     assert line(path, f"{good}\n\n{other}\n") == f"{path}, line 2: expected 64 numbers, found an empty line; {remedy}"
     assert "line 1: expected numbers, found another text (could not convert string to float: 'x'" in line(path, good[:-3] + "x")
-    assert "line 2: a number is nan or inf" in line(path, f"{good}\n{other[:-3]}nan\n")
+    assert "line 2: a number is nan, inf" in line(path, f"{good}\n{other[:-3]}nan\n")
+    assert "line 2: expected 64 numbers, found 63 numbers: the file is cut" in line(path, f"{good}\n{other.rpartition(',')[0]}")
     assert "line 1: expected a whole image number from 0 up, found 4.5" in line(path, "4.5" + good[1:])
     assert "line 1: expected a whole image number from 0 up, found -4" in line(path, "-" + good)
     assert "lines 1 and 3: image 4 occurs twice; keep one line per image" in line(path, f"{good}\n{other}\n{good}\n")

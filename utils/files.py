@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -78,12 +78,22 @@ def require_folder(path: str | os.PathLike, remedy: str) -> Path:
     return path
 
 
+def require_dataset(root: str | os.PathLike, title: str, signs: Sequence[str]) -> Path:
+    """`root` if it is a folder that holds one of `signs`, by which a dataset is known; else an InputError with what is there."""
+    root = require_folder(root, "link or unpack the dataset there, or set dataset.root")
+    if not any((root / sign).exists() for sign in signs):
+        there = sorted(path.name for path in root.iterdir())[:4]
+        raise InputError(f"{root}: expected {title}'s folder, with {' or '.join(signs)}; found "
+                         f"{', '.join(there) + ', ...' if there else 'nothing in it'}; set dataset.root to the right one")
+    return root
+
+
 def read_json(path: str | os.PathLike, remedy: str = "write it again") -> object:
     """Contents of a json file, or an InputError with the place of the fault."""
     path = require_file(path, remedy)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # text that is no json, no UTF-8, or an integer of thousands of digits
         raise InputError(f"{path}: expected json, found a file that breaks ({error}); {remedy}") from error
 
 

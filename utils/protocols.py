@@ -21,6 +21,7 @@ from utils.predictions import Predictions, index_hash
 
 LOW_MM, HIGH_MM = 0.0, 50.0
 FIELDS = 64
+FARTHEST_MM = 1e12  # a larger number is a fault in any unit, and its square may overflow
 REMEDY = "each line is: image number, then 63 coordinates in mm, separated by commas"
 WRITE_ROWS = 4096
 
@@ -116,7 +117,8 @@ def read_dexycb_text(path: str | os.PathLike) -> tuple[Int[np.ndarray, "n"], Flo
         lines = path.read_text(encoding="ascii").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected text, found other bytes ({error.reason} at byte {error.start}); {REMEDY}") from error
-    if lines[-1] == "":
+    cut = lines[-1] != ""
+    if not cut:
         lines.pop()  # the newline that ends the last line
     if not lines:
         raise InputError(f"{path}: the result file is empty; {REMEDY}")
@@ -125,6 +127,7 @@ def read_dexycb_text(path: str | os.PathLike) -> tuple[Int[np.ndarray, "n"], Flo
         fields = line.split(",")
         if len(fields) != FIELDS:
             found = "an empty line" if not line.strip() else f"{len(fields)} numbers"
+            found += ": the file is cut off there" if cut and row == len(lines) - 1 else ""
             raise InputError(f"{path}, line {row + 1}: expected {FIELDS} numbers, found {found}; {REMEDY}")
         try:
             table[row] = fields  # numpy parses the texts
@@ -135,9 +138,10 @@ def read_dexycb_text(path: str | os.PathLike) -> tuple[Int[np.ndarray, "n"], Flo
 
 def _checked_numbers(path: Path, table: np.ndarray) -> np.ndarray:
     """The image numbers of a parsed table whose every value is finite and whose images are whole and distinct."""
-    finite = np.isfinite(table).all(1)
+    finite = (np.abs(table) <= FARTHEST_MM).all(1)
     if not finite.all():
-        raise InputError(f"{path}, line {int(np.argmin(finite)) + 1}: a number is nan or inf; predict that image again")
+        raise InputError(f"{path}, line {int(np.argmin(finite)) + 1}: a number is nan, inf or beyond {FARTHEST_MM:g}; predict "
+                         "that image again")
     whole = (table[:, 0] >= 0) & (table[:, 0] == np.floor(table[:, 0])) & (table[:, 0] < 2**31)
     if not whole.all():
         row = int(np.argmin(whole))
