@@ -158,17 +158,22 @@ def _starts(names: Mapping[str, Any]) -> str:
 
 def deciding(options_text: str) -> dict[str, Any]:
     """The options that decide the weights, flat: "train.lr" -> value."""
-    flat: dict[str, Any] = {}
+    every = _flat(yaml.safe_load(options_text))
+    return {path: value for path, value in every.items() if not any(path == free or path.startswith(f"{free}.") for free in FREE)}
 
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else str(key))
-        elif not any(path == free or path.startswith(f"{free}.") for free in FREE):
-            flat[path] = value
 
-    walk(yaml.safe_load(options_text), "")
-    return flat
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 1}} as {"train.lr": 1}."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first three keys in which two flat mappings differ, with both values, and how many more there are."""
+    differ = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+    listed = ", ".join(f"{key} = {theirs.get(key)!r} then and {ours.get(key)!r} now" for key in differ[:3])
+    return listed + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
 
 
 def options_hash(options_text: str) -> str:
@@ -182,12 +187,17 @@ def require_same_run(found: Mapping[str, Any], path: Path, options_text: str, da
         raise InputError(f"{path}: expected a training run's checkpoint, found weights alone; give this run another name= and "
                          f"start from them by train.init={path}")
     if found.get("options_hash") != options_hash(options_text):
-        theirs, ours = deciding(found["options"]), deciding(options_text)
-        differ = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
-        listed = ", ".join(f"{key} = {theirs.get(key)!r} then and {ours.get(key)!r} now" for key in differ[:3])
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise InputError(f"{path.parent}: holds a run of other options ({listed}{more}); give this run another name=, or delete "
+        listed = _differences(deciding(found["options"]), deciding(options_text))
+        raise InputError(f"{path.parent}: holds a run of other options ({listed}); give this run another name=, or delete "
                          "the folder")
     if found.get("data") != data:
-        raise InputError(f"{path.parent}: the training data changed since this run began (it was {found.get('data')}, it is "
-                         f"{data}); give this run another name=, or delete the folder")
+        theirs, ours = (_flat(_by_number(json.loads(text))) for text in (found.get("data") or "{}", data))
+        raise InputError(f"{path.parent}: the training data changed since this run began ({_differences(theirs, ours)}); give this "
+                         "run another name=, or delete the folder")
+
+
+def _by_number(value: Any) -> Any:
+    """Lists as {"0": ..., "1": ...}, so that a difference is named to the item."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    return {key: _by_number(inner) for key, inner in value.items()} if isinstance(value, dict) else value

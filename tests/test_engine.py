@@ -159,7 +159,7 @@ def test_other_options_in_a_folder_are_refused(tmp_path):
         run(tmp_path, method(), ToySource(), steps=9, lr=1e-2)
     with pytest.raises(InputError, match="seed = 0 then and 1 now"):
         run(tmp_path, method(), ToySource(), seed=1, steps=9, lr=1e-3)
-    with pytest.raises(InputError, match="training data changed"):
+    with pytest.raises(InputError, match=r"training data changed since this run began \(\S+ = .* then and .* now\); give"):
         run(tmp_path, method(), ToySource(40), steps=9, lr=1e-3)
     assert run(tmp_path, method(), ToySource(), steps=9, lr=1e-3, validate_every=2, workers=1).steps == 9
 
