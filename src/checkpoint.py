@@ -192,8 +192,8 @@ def require_same_run(found: Mapping[str, Any], path: Path, options_text: str, da
                          "the folder")
     if found.get("data") != data:
         theirs, ours = (_flat(_by_number(json.loads(text))) for text in (found.get("data") or "{}", data))
-        raise InputError(f"{path.parent}: the training data changed since this run began ({_differences(theirs, ours)}); give this "
-                         "run another name=, or delete the folder")
+        raise InputError(f"{path.parent}: the training data changed since this run began ({_differences(theirs, ours)}); give "
+                         "this run another name=, or delete the folder")
 
 
 def _by_number(value: Any) -> Any:
