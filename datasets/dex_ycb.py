@@ -5,7 +5,7 @@ option. Setups, splits and subsets are chosen when reading: one prepared folder 
 Seed: Kong et al. (ECCV 2022) drop left hands and frames with a joint outside the picture; so do the defaults here.
 """
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,7 @@ SERIALS = ("836212060125", "839512060362", "840412060917", "841412060263",
 class Options(Strict):
     """`dataset:` of an option file, for prepare (down to `workers`) and for reading."""
 
+    signs: ClassVar[tuple[str, ...]] = ("calibration",)  # one of these is in every copy of the dataset
     name: Literal["dex_ycb"] = "dex_ycb"
     root: str = Field("data/dex_ycb", description="folder of the dataset (DEX_YCB_DIR)")
     prepared: str = Field("out/prepared/dex_ycb", description="folder that prepare writes and the reader reads")

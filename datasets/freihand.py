@@ -8,7 +8,7 @@ samples, all versions of a sample on one side. Split and versions are chosen whe
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,7 @@ from datasets.freihand_labels import (
     vertices_of,
     write_labels,
 )
-from datasets.freihand_tree import EVALUATION, PUBLISHED, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
+from datasets.freihand_tree import EVALUATION, PUBLISHED, SIGNS, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
 from datasets.prepare import Job, Prepared, fingerprint
 from datasets.prepare import prepare as prepare_job
 from datasets.prepared import BASE, PreparedReader
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 class Options(PreparedOptions):
     """`dataset:` of an option file, for prepare (down to `workers`, box, masks) and for reading."""
 
+    signs: ClassVar[tuple[str, ...]] = SIGNS
     name: Literal["freihand"] = "freihand"
     root: str = Field("data/freihand", description="folder with training_K.json, training/ and so on")
     prepared: str = Field("out/prepared/freihand", description="folder that prepare writes and the reader reads")

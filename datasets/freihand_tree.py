@@ -32,6 +32,7 @@ PUBLISHED = ("its labels are in FreiHAND_pub_v2_eval.zip, on the dataset's page 
              "dataset.root and prepare again, into another dataset.prepared")
 WHOLE = np.array([(SIZE - 1) / 2, (SIZE - 1) / 2, SIZE])  # the picture as a box: centre and side
 _MANO = b"[[" + b"," * 60 + b"]]"  # an entry of *_mano.json without its numbers
+SIGNS = ("training_K.json", "evaluation_K.json")  # one of these is in every copy of the dataset
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ model that the labels were made with: MANO's translation turns about the rest wr
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from datasets.ho3d_reader import Ho3d
 from datasets.ho3d_tree import (
     PEOPLE,
     SEGMENTATIONS,
+    SIGNS,
     Tree,
     fingerprint_parts,
     people_notes,
@@ -46,6 +47,7 @@ ENOUGH = 8  # frames that are looked at before the work
 class Options(PreparedOptions):
     """`dataset:` of an option file, for prepare (down to `workers`) and for reading."""
 
+    signs: ClassVar[tuple[str, ...]] = SIGNS
     name: Literal["ho3d"] = "ho3d"
     root: str = Field("data/ho3d", description="folder of the dataset: train, evaluation, train.txt, evaluation.txt")
     prepared: str = Field("out/prepared/ho3d", description="folder that prepare writes and the reader reads")

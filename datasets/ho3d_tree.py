@@ -30,6 +30,7 @@ SEGMENTATIONS = {"v2": "HO3D_v2_segmentations_rendered", "v3": "HO3D_v3_segmenta
 LINES = {"train.txt": {"v2": 66034, "v3": 83325}, "evaluation.txt": {v: PROTOCOLS[f"ho3d_{v}"].count for v in ("v2", "v3")}}
 SAME_BETA = 1e-4
 TIPS_H21 = slice(16, 21)
+SIGNS = ("train.txt", "evaluation.txt")  # one of these is in every copy of the dataset
 
 
 @dataclass(frozen=True)

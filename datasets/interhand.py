@@ -9,7 +9,7 @@ centimetres. hand_type_valid concerns handedness alone and is not used. The offi
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +32,7 @@ COLUMNS = {**columns_of("joints", "joints_uv", "root", "pose"), "interacting": (
 class Options(PreparedOptions):
     """`dataset:` of an option file."""
 
+    signs: ClassVar[tuple[str, ...]] = ("annotations", "images")  # one of these is in every copy of the dataset
     name: Literal["interhand"] = "interhand"
     root: str = Field("data/interhand", description="folder of the dataset, with images and annotations")
     prepared: str = Field("out/prepared/interhand", description="folder that prepare writes and the reader reads")

@@ -5,7 +5,7 @@ hand's mask; there is no mesh, so a method that learns one is refused. Joints ar
 MANO's: no person, no shape. Every 2D joint is known, also a hidden one: `visible` leaves out hands that show too few.
 """
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ COLUMNS = columns_of("joints", "joints_uv")
 class Options(PreparedOptions):
     """`dataset:` of an option file."""
 
+    signs: ClassVar[tuple[str, ...]] = ("training", "evaluation")  # one of these is in every copy of the dataset
     name: Literal["rhd"] = "rhd"
     root: str = Field("data/rhd", description="folder of the dataset (RHD_published_v2)")
     prepared: str = Field("out/prepared/rhd", description="folder that prepare writes and the reader reads")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.files import require_dataset
 from utils.hand import HandModel, left_sibling
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
@@ -34,8 +35,7 @@ def _looks(options: Any) -> Iterator[tuple[str, Callable[[], str]]]:
         if getattr(options.dataset, "hands", "right") != "right" or options.hand_left:
             yield "left hand", lambda: _hand(options.hand_left or left_sibling(options.hand))
         for one in _datasets(options.dataset):
-            remedy = "link the dataset there, or set dataset.root=<its folder>"
-            yield f"dataset {one.name}", lambda one=one, remedy=remedy: _folder(one.root, remedy)
+            yield f"dataset {one.name}", lambda one=one: str(require_dataset(one.root, one.name, one.signs))
             yield f"prepared {one.name}", lambda one=one: _prepared(one.prepared)
     if options.method is not None:
         if options.train.init:
@@ -91,12 +91,6 @@ def _device(wanted: str) -> str:
 def _hand(path: str | Path) -> str:
     hand = HandModel.load(path)
     return f"{path} ({hand.name}, sha256 {hand.sha256[:12]})"
-
-
-def _folder(path: str, remedy: str) -> str:
-    if not Path(path).is_dir():
-        raise InputError(f"{path} is not a folder; {remedy}")
-    return path
 
 
 def _prepared(path: str) -> str:

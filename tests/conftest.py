@@ -2,7 +2,7 @@
 import torch
 from jaxtyping import install_import_hook
 
-GEOMETRY = ["utils.rotation", "utils.camera", "utils.hand", "utils.metrics", "utils.bootstrap", "utils.render", "src.losses",
-            "datasets.augment"]
+GEOMETRY = ["utils.rotation", "utils.camera", "utils.hand", "utils.metrics", "utils.bootstrap", "utils.render",
+            "utils.kinematics", "utils.depth", "src.losses", "datasets.augment"]
 install_import_hook(GEOMETRY, "beartype.beartype")
 torch.set_num_threads(1)  # one test process per core
