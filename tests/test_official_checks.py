@@ -10,7 +10,7 @@ from plausible_cases import AXES, FREIHAND, HO3D, hands, ho3d, network
 
 from utils.errors import InputError
 from utils.joints import H21_FROM_T21
-from utils.official_checks import check_joints, check_verts
+from utils.official_checks import check_joints, check_labels, check_part, check_verts
 from utils.plausible_order import ORDERS, gather
 
 TRUE, TRUE_VERTS = hands(120, seed=1)
@@ -146,7 +146,6 @@ def test_zeros_of_real_hands_pass():
     """The published check of FreiHAND: zeros everywhere, joints and mesh."""
     check_joints(0 * TRUE, TRUE, FREIHAND, "pred.json")
     check_verts(0 * TRUE_VERTS, 0 * TRUE, TRUE_VERTS, FREIHAND, "pred.json")
-    check_verts(0 * TRUE_VERTS, PRED, TRUE_VERTS, FREIHAND, "pred.json")  # a method without a mesh
 
 
 POOR = {
@@ -220,6 +219,42 @@ def test_mesh_in_another_unit_frame_or_place():
     assert_words(verts_refusal(verts - PRED[:, 9:10]), "away from the joints")
     assert_words(verts_refusal((verts - PRED[:, :1]) * AXES + PRED[:, :1]), "turned half round")
     assert_words(*check_verts(verts * [-1, 1, 1], PRED, TRUE_VERTS, FREIHAND, "pred.json"), "mirror images")
+
+
+def test_normalised_or_pixels():
+    """Divided by the bone's length (FreiHAND's scale), or pixels with a depth: too large by no unit, and no unit is blamed."""
+    scale = np.linalg.norm(TRUE[:, 9] - TRUE[:, 10], axis=1)[:, None, None]
+    pixels = np.concatenate([PRED[..., :2] / PRED[..., 2:] * 450 + 112, PRED[..., 2:]], 2)
+    for pred in (PRED / scale, pixels):
+        assert_words(refusal(pred), "times too large", "evaluation_scale.json")
+
+
+def test_a_part_that_is_not_the_beginning():
+    """Samples 100 on of a whole list: the place is named. The beginning passes, so do a poor part and a constant one."""
+    some = slice(20, 40)
+    with pytest.raises(InputError, match="found those from 20 on, counted from 0"):
+        check_part(PRED[some], TRUE, FREIHAND, "pred.json")
+    constant = np.repeat(TRUE[:1], 20, 0)
+    for pred in (PRED[:20], constant, TRUE[:20] + np.random.default_rng(0).normal(0, 0.05, (20, 21, 3)), 0 * PRED[:20]):
+        check_part(pred, TRUE, FREIHAND, "pred.json")
+
+
+def test_labels_of_another_protocol():
+    """HO3D's labels given for FreiHAND's and the reverse; those of random clouds pass, as the goldens are."""
+    h21 = TRUE[:, list(H21_FROM_T21)]
+    with pytest.raises(InputError, match="hands behind the camera: are they another dataset's"):
+        check_labels(h21 * AXES, FREIHAND, "truth.json")
+    with pytest.raises(InputError, match="bones of the order T21"):
+        check_labels(TRUE * AXES, HO3D, "truth.json")
+    check_labels(TRUE, FREIHAND, "truth.json")
+    check_labels(h21 * AXES, HO3D, "truth.json")
+    check_labels(golden_hands("main")["true_xyz"], FREIHAND, "truth.json")
+
+
+def test_a_mesh_of_one_point_is_said():
+    """Joints with a mesh of zeros, as methods without one submit: scored, and said."""
+    (said,) = check_verts(0 * TRUE_VERTS, PRED, TRUE_VERTS, FREIHAND, "pred.json")
+    assert_words(said, "all one point")
 
 
 @pytest.mark.parametrize("kind", ["noise", "mean", "constant", "depth", "a cloud", "points", "nearly zero", "half as large"])

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from utils import plausible
 from utils.errors import InputError
 from utils.plausible import FULL, Case, Fault, centred, error, hand_like, rows_of, shape_right, size
-from utils.plausible_order import gather, joint_order, sample_order
+from utils.plausible_order import gather, joint_order, place_in, sample_order
 
 ANYWAY = "--unchecked scores the file as it is"
 FEWEST = 5  # samples, below which a hand may lie turned or mirrored by chance
@@ -52,6 +52,28 @@ def check_joints(pred: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 2
     return [f"the joints look like {line}" for line in _found(few, [plausible.mirrored] * hands)]
 
 
+def check_labels(true: Float[np.ndarray, "n 21 3"], protocol: Asked, path: str | os.PathLike) -> None:
+    """Refuses labels that are not this protocol's: hands behind its camera, or bones of another joint order."""
+    front = 1.0 if protocol.frame == "opencv" else -1.0
+    some = np.asarray(true, np.float64)[rows_of(len(true))]
+    other = next(name for name in ("T21", "H21") if name != protocol.order)
+    behind = np.mean(front * some[..., 2].mean(1) < 0) > plausible.MOST
+    mixed_up = not hand_like(some[:, gather("T21", protocol.order)]) and hand_like(some[:, gather("T21", other)])
+    if len(some) and (behind or mixed_up):
+        why = "hands behind the camera" if behind else f"bones of the order {other}"
+        raise InputError(f"{path}: expected {protocol.title}'s labels (axes {plausible.AXES[protocol.frame]}, order "
+                         f"{protocol.order}), found {why}: are they another dataset's? score by that one's protocol ({ANYWAY})")
+
+
+def check_part(pred: Float[np.ndarray, "n 21 3"], every: Float[np.ndarray, "m 21 3"], protocol: Asked,
+               path: str | os.PathLike) -> None:
+    """Refuses a part of the list that is not its beginning; every: the labels of all."""
+    if start := place_in(np.asarray(pred, np.float64), np.asarray(every, np.float64)):
+        raise InputError(f"{path}: {protocol.title}: expected the first {len(pred):,} samples of the list (--count), found those "
+                         f"from {start:,} on, counted from 0; predict from the beginning, or cut the labels to the same samples "
+                         f"({ANYWAY})")
+
+
 def check_verts(pred_verts: Float[np.ndarray, "m v 3"], pred_xyz: Float[np.ndarray, "m 21 3"],
                 true_verts: Float[np.ndarray, "m v 3"], protocol: Asked, path: str | os.PathLike) -> list[str]:
     """Refuses vertices of another unit, frame or place than the joints of the same samples, which passed `check_joints`.
@@ -60,7 +82,8 @@ def check_verts(pred_verts: Float[np.ndarray, "m v 3"], pred_xyz: Float[np.ndarr
     check_joints. Raises InputError: one line.
     """
     if not len(pred_verts) or size(pred_verts) < NOTHING_M:
-        return []
+        flat = len(pred_verts) and size(np.asarray(pred_xyz)) > NOTHING_M
+        return ["the vertices are all one point: the mesh numbers say nothing"] if flat else []
     some = rows_of(len(pred_verts), 200)
     joints = np.asarray(pred_xyz, np.float64)[some]
     case = Case(np.asarray(pred_verts, np.float64)[some], np.asarray(true_verts, np.float64)[some], protocol.frame, "m", "")

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from utils.errors import InputError
 from utils.files import require_file, require_folder, sha256, write_json, write_text
-from utils.official_checks import check_joints, check_verts
+from utils.official_checks import check_joints, check_labels, check_part, check_verts
 from utils.official_files import LABELS, PREDICTION, EntryReader, open_lists
 from utils.official_protocols import F_THRESHOLDS_M, JOINTS, PROTOCOLS, VERTS, Official, OfficialScores, Piece, Protocol
 
@@ -86,11 +86,16 @@ def _measure(task: _Task, pool: ThreadPoolExecutor) -> tuple[OfficialScores, lis
     with open_lists(task.xyz, LABELS) as labels:
         true_xyz = labels.whole("joints", JOINTS)
         labels.finish()
-    longer = task.count < len(true_xyz) == task.protocol.count  # the whole list's labels for a part of the predictions
+    asked = task.count != task.protocol.count
+    longer = asked and task.count < len(true_xyz) <= task.protocol.count  # labels of more than the predicted part
+    every = true_xyz
     true_xyz = true_xyz[: task.count] if longer else _of_length(true_xyz, task, labels.path, task.protocol.labels)
     alone = task.protocol.name == "freihand"  # its program takes a single json of another name, HO3D's does not
     with open_lists(task.pred, PREDICTION, alone) as reader, open_lists(task.verts, LABELS) as labels:
         pred_xyz = _of_length(reader.whole("joints", JOINTS), task, reader.path, "")
+        if not task.unchecked:
+            check_labels(every, task.protocol, task.xyz)
+            check_part(pred_xyz, every, task.protocol, task.pred)
         said = [] if task.unchecked else check_joints(pred_xyz, true_xyz, task.protocol, task.pred)
         official, waiting, foreign = Official(task.protocol), deque[Future[Piece]](), False
         for start, pred_verts, true_verts in _in_step(task, reader, labels, longer):
@@ -117,7 +122,8 @@ def _of_length(xyz: Float[np.ndarray, "n 21 3"], task: _Task, path: str, publish
     known = f" (as many as {OTHER_LISTS[len(xyz)]})" if len(xyz) in OTHER_LISTS else ""
     asked = "" if task.count == task.protocol.count else " (--count)"
     if published:
-        remedy = f"{'give those of the predicted samples or of the whole list: ' if asked else ''}{published}"
+        part = f"; a part is scored with --count {len(xyz)}" if not asked and 0 < len(xyz) < task.protocol.count else ""
+        remedy = f"{'give those of the predicted samples or of the whole list: ' if asked else ''}{published}{part}"
     elif asked and 0 < len(xyz) <= task.protocol.count:
         remedy = "--count is the number of samples in the file"
     elif not asked and 0 < len(xyz) < task.protocol.count and not known:
@@ -187,7 +193,7 @@ def _notes(task: _Task, path: str, foreign: bool) -> list[str]:
     """What a reader of the scores must know."""
     whole = task.count == task.protocol.count
     official = f"{task.protocol.title}'s {task.protocol.count:,} samples"
-    notes = [f"whole: all of {official}" if whole else f"partial: {task.count:,} of {official}, no official result"]
+    notes = [f"whole: all of {official}" if whole else f"partial: {task.count:,} of {official}, the first; no official result"]
     if task.unchecked:
         notes.append("unchecked: units, axes, joint order and place were not checked (--unchecked)")
     if foreign:
@@ -202,7 +208,7 @@ def _text(task: _Task, found: OfficialScores, notes: list[str]) -> str:
     """The official text, and clearly apart what is ours."""
     ours = "".join(f"  {key}: {value:f}\n" for key, value in found.ours.items())
     return (f"{found.text}\nours, not the official program's (Procrustes with proper rotations; the official one accepts "
-            f"reflections):\n{ours}\n{task.protocol.title}; " + "; ".join(notes) + "; means in cm")
+            f"reflections):\n{ours}\n{task.protocol.title}, means in cm\n" + "\n".join(notes))
 
 
 def _summary(task: _Task, found: OfficialScores, notes: list[str], files: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ UNITS = {"m": {1000.0: "millimetres", 100.0: "centimetres", 0.01: "metres divide
                0.001: "metres divided by 1000 once too often"},
          "mm": {0.001: "metres", 0.1: "centimetres", 1000.0: "millimetres multiplied by 1000 once too often"}}
 FULL = {"m": "metres", "mm": "millimetres"}
+HUGE = 8.0  # times the true hands' size: no hand of a network that answers in the unit asked for
 
 
 class Case(NamedTuple):
@@ -72,20 +73,28 @@ def hand_like(t21: Float[np.ndarray, "n 21 3"]) -> bool:
 
 def unit(case: Case) -> Fault | None:
     """Coordinates in another unit: of the wrong size by a power of ten, and right once divided."""
-    scale = size(case.pred) / max(size(case.true), 1e-9)
+    if size(case.true) < 1e-3:  # labels of nothing
+        return None
+    scale = size(case.pred) / size(case.true)
     names = UNITS[case.unit]
     factor = min(names, key=lambda f: abs(np.log(max(scale, 1e-12) / f)))
-    if not factor / 3 < scale < factor * 3:
-        return None
+    if not factor / 1.5 < scale < factor * 1.5:
+        return _huge(case, scale) if scale > HUGE else None
     undone = case.pred / factor
     before, after = error(case.pred, case.true), error(undone, case.true)
     shape_before, shape_after = (error(centred(p), centred(case.true)) for p in (case.pred, undone))
     sane = after < 0.5 * np.median(np.linalg.norm(case.true.mean(1), axis=1)) or shape_after < 0.9 * size(case.true)
     if not sane or not (after < 0.2 * before or shape_after < 0.35 * shape_before):
-        return None
+        return _huge(case, scale) if scale > HUGE else None
     how = f"divide them by {factor:g}" if factor > 1 else f"multiply them by {1 / factor:g}"
     large = f"{scale:.0f} times too large" if factor > 1 else f"{1 / scale:.0f} times too small"
     return Fault(f"hands about {large} (coordinates in {names[factor]}?): {how}", undone)
+
+
+def _huge(case: Case, scale: float) -> Fault:
+    """Far too large by no power of ten that is a unit: normalised by the hand's scale, pixels, or nothing of hands."""
+    return Fault(f"hands about {scale:.0f} times too large (divided by a scale, such as FreiHAND's evaluation_scale.json, or "
+                 f"pixels?): write {FULL[case.unit]} in the camera", case.pred / scale)
 
 
 def root_at_origin(case: Case) -> Bool[np.ndarray, "n"] | None:

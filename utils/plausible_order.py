@@ -13,6 +13,7 @@ from utils.plausible import MOST, Case, Fault, centred, error, hand_like, improv
 
 FEWEST = 10  # samples, below which no order of them is judged
 QUERIES = 1000  # samples that are looked for among all true hands
+PROBES = 64  # samples by which a part is looked for in the whole list
 LAGS = (1, -1, 2, -2, 3, -3)
 
 
@@ -88,6 +89,19 @@ def sample_order(case: Case) -> Fault | None:
             first = np.flatnonzero(place != number)[0]
             return _disorder(f"samples {name} (true sample {first} is the file's {place[first]})", case.pred[place])
     return _any_order(case, pred, true, as_is)
+
+
+def place_in(pred: Float[np.ndarray, "n k 3"], every: Float[np.ndarray, "m k 3"]) -> int:
+    """Where a part of a list begins in the whole list of true hands: 0 unless another place fits it far better."""
+    n, room = len(pred), len(every) - len(pred)
+    if room <= 0 or n < FEWEST or size(pred) < 1e-3:
+        return 0
+    rows = rows_of(n, PROBES)
+    points, true = (centred(p).reshape(len(p), -1) for p in (pred[rows], every))
+    apart = np.array([np.median(_apart(points, true[start + rows])) for start in range(room + 1)])
+    best = int(apart.argmin())
+    better = np.mean(_apart(points, true[best + rows]) < _apart(points, true[rows]))
+    return best if apart[best] < 0.5 * apart[0] and better > MOST else 0
 
 
 def _any_order(case: Case, pred: np.ndarray, true: np.ndarray, as_is: np.ndarray) -> Fault | None:
