@@ -253,16 +253,26 @@ def _nearest(path: tuple[str, ...], tree: dict[str, Any]) -> str:
 
 
 def _class_at(path: tuple[str, ...], tree: dict[str, Any]) -> type[BaseModel] | None:
-    """The options class of a section, or None where the path leads into none."""
+    """The options class of a section, or None where the path leads into none. Numbers in it are places in a list."""
     section: type[BaseModel] | None = Options
-    for n, key in enumerate(path):
-        chosen = tree.get(key) if n == 0 else None
-        if key in PACKAGES and isinstance(chosen, dict) and chosen.get("name") in modules(PACKAGES[key]):
-            section = importlib.import_module(f"{PACKAGES[key]}.{chosen['name']}").Options
+    here: Any = tree
+    for key in path:
+        here = _inside(here, key)
+        if key.isdecimal():
+            continue
+        if key in PACKAGES and isinstance(here, dict) and here.get("name") in modules(PACKAGES[key]):
+            section = importlib.import_module(f"{PACKAGES[key]}.{here['name']}").Options
         else:
             field = section.model_fields.get(key) if section else None
             section = _model_in(field.annotation) if field else None
     return section
+
+
+def _inside(value: Any, key: str) -> Any:
+    """What a key, or a place in a list, leads to; None where it leads nowhere."""
+    if isinstance(value, dict):
+        return value.get(key)
+    return value[int(key)] if isinstance(value, (list, tuple)) and key.isdecimal() and int(key) < len(value) else None
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

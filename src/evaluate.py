@@ -69,11 +69,17 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
                          pictures=options.pictures)
     if official is not None and official.note:
         log.info(official.note)
-    if options.official_text and official_of(predictions) in PROTOCOLS:
+    if options.official_text and official_of(predictions) in PROTOCOLS and _whole(predictions):
         log.info("the official file: run.py export %s %s --out pred.zip", official_of(predictions), predictions.path)
     if published:
         return f"{folder}: predicted, not scored, as the split has no {', '.join(sorted(lacking))}: {published}"
     return results_table(rows, "text")
+
+
+def _whole(predictions: Predictions) -> bool:
+    """Whether the rows are the official list from its beginning, as a submission must be."""
+    number = predictions.get("official_index")
+    return number is not None and np.array_equal(np.sort(number), np.arange(len(predictions)))
 
 
 def _scored(predictions: Predictions, hand: HandModel, options: TestOptions, persons: list[Shapes] | None) -> Scores:
