@@ -281,7 +281,7 @@ def test_wrong_command_lines(words, message, capsys):
     assert stopped.value.code == 2 and message in said and said.count("\n") == 1
 
 
-def test_misspelt_in_a_list(tmp_path: Path):
+def test_misspelt_in_a_list(tmp_path):
     """A key of a section that lies in a list, or in a named section there, is told with the nearest one of that section."""
     for part, near in (("{wieght: 2, dataset: {name: freihand}}", "train.0.weight"),
                        ("{dataset: {name: freihand, versoins: [gs]}}", "train.0.dataset.versions")):
