@@ -16,7 +16,7 @@ from datasets.dex_ycb_prepare import prepare_tree
 from datasets.dex_ycb_reader import DexYcb, require_fit, sides
 from datasets.dex_ycb_tree import SIDES, Tree
 from datasets.pictures import Broken, Excluded
-from datasets.prepare import Prepared
+from datasets.prepare_summary import Prepared
 from datasets.prepared_options import StoredOptions
 from datasets.reader import Hands
 from utils.strict import Strict

@@ -23,9 +23,10 @@ from datasets.dex_ycb_frames import BREAKS, COLUMNS
 from datasets.dex_ycb_prepare import TITLE, VERSION
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES
+from datasets.hand_fit import HAND_TOLERANCE_M, hand_error_m
 from datasets.pictures import Broken, decode
 from datasets.prepare import read_meta, same_plan
-from datasets.reader import HAND_TOLERANCE_M, Hands, Picture, Raw, Reader, hand_error_m
+from datasets.reader import Hands, Picture, Raw, Reader
 from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
 from utils.errors import InputError
 from utils.predictions import index_hash

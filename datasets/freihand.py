@@ -26,8 +26,9 @@ from datasets.freihand_labels import (
     write_labels,
 )
 from datasets.freihand_tree import EVALUATION, PUBLISHED, SIGNS, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
-from datasets.prepare import Job, Prepared, fingerprint
+from datasets.prepare import Job, fingerprint
 from datasets.prepare import prepare as prepare_job
+from datasets.prepare_summary import Prepared
 from datasets.prepared import BASE, PreparedReader
 from datasets.prepared_options import PreparedOptions
 from datasets.reader import Hands

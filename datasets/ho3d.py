@@ -15,6 +15,7 @@ from pydantic import Field
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import ColumnWriter, read_columns
 from datasets.cutting import LABELS, columns_of, cut_task
+from datasets.hand_fit import HAND_TOLERANCE_M, hand_error_m
 from datasets.ho3d_cameras import poses, read_calibration, recording_of
 from datasets.ho3d_frame import COLOURS, TRAIN, Sample, Source, load, read_segmentation, segmentation_of
 from datasets.ho3d_reader import Ho3d
@@ -32,10 +33,11 @@ from datasets.ho3d_tree import (
     write_verts,
 )
 from datasets.pictures import Broken, Excluded
-from datasets.prepare import Job, Prepared, fingerprint
+from datasets.prepare import Job, fingerprint
 from datasets.prepare import prepare as prepare_job
+from datasets.prepare_summary import Prepared
 from datasets.prepared_options import PreparedOptions
-from datasets.reader import HAND_TOLERANCE_M, Hands, hand_error_m
+from datasets.reader import Hands
 from datasets.tasks import pieces, spread
 from utils.errors import InputError
 from utils.hand import HandModel

@@ -19,8 +19,9 @@ from datasets.cutting import LABELS, SIDES, columns_of, cut_task
 from datasets.interhand_hand import Hand, Rest, load
 from datasets.interhand_reader import InterHand, require_hand, require_near, rest_of
 from datasets.interhand_tree import SPLITS, annotation_files, annotation_folders, read_split
-from datasets.prepare import Job, Prepared, fingerprint
+from datasets.prepare import Job, fingerprint
 from datasets.prepare import prepare as run_job
+from datasets.prepare_summary import Prepared
 from datasets.prepared_options import PreparedOptions
 from datasets.reader import Hands
 from datasets.tasks import pieces, spread

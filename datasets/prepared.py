@@ -18,10 +18,11 @@ import torch
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
 from datasets.cutting import LABELS, ROWS, SIDES
+from datasets.hand_fit import hand_error_m
 from datasets.pictures import Broken, decode
 from datasets.prepare import read_meta, same_plan
 from datasets.prepared_options import PreparedOptions
-from datasets.reader import Hands, Picture, Raw, Reader, hand_error_m
+from datasets.reader import Hands, Picture, Raw, Reader
 from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
 from utils.errors import InputError
 from utils.predictions import index_hash

@@ -34,7 +34,6 @@ FLAG_OF = {"pose": "has_hand", "shape": "has_hand", "trans": "has_hand", "joints
 FLAGS = ("has_joints", "has_hand", "has_verts", "has_root", "has_uv", "has_mask")
 NOWHERE = (0.0, 0.0, 1.0)  # root of a row that has none: projects to finite pixels, so that a silenced loss term stays finite
 UV_TOLERANCE = 2.0  # pixels between joints_uv and K * joints
-HAND_TOLERANCE_M = 0.002  # between labelled joints and those of the hand model
 MIRROR_TOLERANCE_M = 1e-4  # between the left hand model and the right one's mirror image, for one shape
 CHECK_EVERY = 64  # after the first epoch, which checks every sample
 
@@ -294,13 +293,3 @@ def _mirrored(left: dict[str, Tensor]) -> dict[str, Tensor]:
 def random_numbers(seed: int, epoch: int, index: int) -> np.ndarray:
     """(RANDOM,) float32 in [0, 1), a function of its arguments alone (counter-based generator: any sample, any order)."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index])).random(RANDOM, dtype=np.float32)
-
-
-def hand_error_m(hand: HandModel, pose: np.ndarray, shape: np.ndarray, trans: np.ndarray, joints: np.ndarray, *, pca: bool,
-                 flat_mean: bool, tips: str, kind: str) -> float:
-    """Largest distance (m) between labelled joints (n,21,3) and those that `hand` makes of the labels' own pose numbers."""
-    to = {"dtype": hand.weights.dtype, "device": hand.weights.device}
-    pose, shape, trans, joints = (torch.from_numpy(np.array(x)).to(**to) for x in (pose, shape, trans, joints))
-    with torch.no_grad():
-        posed = hand(hand.rotations_from_pose(pose, pca=pca, flat_mean=flat_mean), shape).moved(trans)
-        return float(torch.linalg.vector_norm(hand.joints(posed, tips, kind) - joints, dim=-1).max())

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cutting import LABELS, columns_of, cut_task
-from datasets.prepare import Job, Prepared, fingerprint
+from datasets.prepare import Job, fingerprint
 from datasets.prepare import prepare as run_job
+from datasets.prepare_summary import Prepared
 from datasets.prepared import PreparedReader
 from datasets.prepared_options import PreparedOptions
 from datasets.reader import Hands
