@@ -13,9 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-import torch
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
@@ -24,10 +22,9 @@ from datasets.dex_ycb_prepare import TITLE, VERSION
 from datasets.dex_ycb_splits import select
 from datasets.dex_ycb_tree import SIDES
 from datasets.hand_fit import HAND_TOLERANCE_M, hand_error_m
-from datasets.pictures import Broken, decode
 from datasets.prepare import read_meta, same_plan
 from datasets.reader import Hands, Picture, Raw, Reader
-from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
+from datasets.stored import placed, read_stored, whole_picture
 from utils.errors import InputError
 from utils.predictions import index_hash
 
@@ -138,21 +135,9 @@ class DexYcb(Reader):
     def read(self, index: int) -> Raw:
         row = int(self.rows[index])
         label = {name: column[row] for name, column in self.labels.items() if name != "world"}
-        image = cv2.imdecode(self.crops[row], cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise InputError(f"{self.describe(index)}: its crop in {self.crops.path} cannot be decoded; remove the folder and "
-                             "prepare again")
-        left, top, side = (int(x) for x in label["stored"])
-        size = self.read_pixels
-        if image.shape[0] != size:
-            shrinks = self.crop.antialias and image.shape[0] > size
-            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        scale = size / side
-        fx, fy, cx, cy = label["K"]
         mano = label["mano"]
-        x, y = (0.5 - left) * scale - 0.5, (0.5 - top) * scale - 0.5  # where the picture's pixel (0, 0) falls
-        return {"image": image, "K": np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32),
-                "stored_from_image": np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]]),
+        image = read_stored(self.crops, row, self.read_pixels, self.crop.antialias, self.describe(index))
+        return {"image": image, **placed(label["stored"], label["K"], self.read_pixels),
                 "width": np.int64(self.options.width), "box": np.array(label["box"]), "mirrored": np.bool_(label["side"] == 1),
                 "subject": np.int64(label["subject"] + 1), "pose": np.array(mano[:48]), "trans": np.array(mano[48:51]),
                 "shape": np.array(mano[51:]), "joints": np.array(label["joint_3d"]), "joints_uv": np.array(label["joint_2d"])}
@@ -205,19 +190,8 @@ class DexYcb(Reader):
 
     def picture(self, index: int) -> Picture:
         """The whole picture where the dataset is at hand, else the stored crop; mirrored as the sample is."""
-        raw = self.read(index)
-        K, box = torch.from_numpy(raw["K"]).double(), torch.from_numpy(raw["box"]).double()
-        crop = crop_matrix(box[:2], box[2] * self.crop.factor, self.crop.pixels)
-        try:
-            image = decode(Path(self.options.root) / self.sample_name(index), self.options.width, self.options.height)[..., ::-1]
-        except Broken:
-            image, stored = raw["image"], torch.from_numpy(raw["stored_from_image"])
-            K, crop = stored @ K, crop @ torch.linalg.inv(stored)
-        if raw["mirrored"]:
-            width = image.shape[1]
-            image, K = image[:, ::-1], K_of_mirror(K, width)
-            crop = mirror_matrix(self.crop.pixels, K) @ crop @ mirror_matrix(width, K)
-        return Picture(np.ascontiguousarray(image), K.float().numpy(), crop.float().numpy())
+        o = self.options
+        return whole_picture(self.read(index), Path(o.root) / self.sample_name(index), o.width, o.height, self.crop)
 
 
 def sides(which: str, hands: Hands) -> list[str]:

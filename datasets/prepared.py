@@ -13,17 +13,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from datasets.augment import AugmentOptions, CropOptions
 from datasets.cache import Crops, read_columns
 from datasets.cutting import LABELS, ROWS, SIDES
 from datasets.hand_fit import hand_error_m
-from datasets.pictures import Broken, decode
 from datasets.prepare import read_meta, same_plan
 from datasets.prepared_options import PreparedOptions
 from datasets.reader import Hands, Picture, Raw, Reader
-from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
+from datasets.stored import placed, read_stored, whole_picture
 from utils.errors import InputError
 from utils.predictions import index_hash
 
@@ -163,27 +161,13 @@ class PreparedReader(Reader):
         return f"{self.title} {self.split} #{index} ({self.sample_name(index)})"
 
     def _stored(self, store: Crops, row: int, index: int, flags: int) -> np.ndarray:
-        """A stored picture or mask at the size that is read."""
-        image = cv2.imdecode(store[row], flags)
-        if image is None:
-            raise InputError(f"{self.describe(index)}: its crop in {store.path} cannot be decoded; remove the folder and prepare "
-                             "again")
-        size = self.read_pixels
-        if image.shape[0] != size:
-            shrinks = self.crop.antialias and image.shape[0] > size
-            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return image
+        return read_stored(store, row, self.read_pixels, self.crop.antialias, self.describe(index), flags)
 
     def read(self, index: int) -> Raw:
         row = int(self.rows[index])
         one = {name: column[row] for name, column in self.index.items()}
         image = self._stored(self.crops, row, index, cv2.IMREAD_COLOR_RGB)
-        left, top, side = (int(x) for x in one["stored"])
-        scale = self.read_pixels / side
-        fx, fy, cx, cy = one["K"]
-        x, y = (0.5 - left) * scale - 0.5, (0.5 - top) * scale - 0.5  # where the picture's pixel (0, 0) falls
-        raw = {"image": image, "K": np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32),
-               "stored_from_image": np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]]),
+        raw = {"image": image, **placed(one["stored"], one["K"], self.read_pixels),
                "width": np.int64(one["size"][0]), "box": np.array(one["box"]), "mirrored": np.bool_(one["side"] == 1),
                "subject": np.int64(one["subject"])}
         if "masks" in self.meta["streams"] and "mask" in self.needs:
@@ -216,17 +200,5 @@ class PreparedReader(Reader):
 
     def picture(self, index: int) -> Picture:
         """The whole picture where the dataset is at hand, else the stored crop; mirrored as the sample is."""
-        raw = self.read(index)
-        K, box = torch.from_numpy(raw["K"]).double(), torch.from_numpy(raw["box"]).double()
-        crop = crop_matrix(box[:2], box[2] * self.crop.factor, self.crop.pixels)
-        try:
-            width, height = (int(x) for x in self.index["size"][self.rows[index]])
-            image = decode(Path(self.options.root) / self.picture_name(index), width, height)[..., ::-1]
-        except Broken:
-            image, stored = raw["image"], torch.from_numpy(raw["stored_from_image"])
-            K, crop = stored @ K, crop @ torch.linalg.inv(stored)
-        if raw["mirrored"]:
-            width = image.shape[1]
-            image, K = image[:, ::-1], K_of_mirror(K, width)
-            crop = mirror_matrix(self.crop.pixels, K) @ crop @ mirror_matrix(width, K)
-        return Picture(np.ascontiguousarray(image), K.float().numpy(), crop.float().numpy())
+        width, height = (int(x) for x in self.index["size"][self.rows[index]])
+        return whole_picture(self.read(index), Path(self.options.root) / self.picture_name(index), width, height, self.crop)

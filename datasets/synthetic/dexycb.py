@@ -19,7 +19,7 @@ from tqdm import tqdm
 from datasets.synthetic import dexycb_files as dexycb
 from datasets.synthetic.claim import claim, disk_full, run_tasks
 from datasets.synthetic.motion import Wish
-from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people
+from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people, require_people, require_ranges
 from datasets.synthetic.scene import Rig, sample_intrinsics, sample_rig
 from datasets.synthetic.sequence import Studio, master, write_sequence
 from utils.errors import InputError
@@ -65,16 +65,9 @@ class Options(Strict):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if self.tones is not None and len(self.tones) < self.people:
-            raise ValueError(f"tones: expected one for each of {self.people} people, found {len(self.tones)}")
-        if self.sizes_mm is not None and len(self.sizes_mm) < self.people:
-            raise ValueError(f"sizes_mm: expected one for each of {self.people} people, or null, found {len(self.sizes_mm)}")
-        ranges = {"distance_m": (0.45, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60), "blur": (0, 20),
-                  "quality": (1, 100)}
-        for key, (low, high) in ranges.items():
-            first, last = getattr(self, key)
-            if not low <= first <= last <= high:
-                raise ValueError(f"{key}: expected two rising numbers in {low}..{high}, found {first}, {last}")
+        require_people(self.people, tones=self.tones, sizes_mm=self.sizes_mm)
+        require_ranges(self, {"distance_m": (0.45, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60),
+                              "blur": (0, 20), "quality": (1, 100)})
         return self
 
 

@@ -25,7 +25,7 @@ from datasets.synthetic.assemble import assemble
 from datasets.synthetic.claim import claim, disk_full, run_tasks
 from datasets.synthetic.dexycb_files import jpeg_bytes
 from datasets.synthetic.freihand_files import EVALUATION, TRAINING
-from datasets.synthetic.people import Person, Side, make_people
+from datasets.synthetic.people import Person, Side, make_people, require_people, require_ranges
 from datasets.synthetic.scene import sample_lighting
 from datasets.synthetic.single import Framing, Views, sample_views
 from utils.hand import HandModel
@@ -70,16 +70,9 @@ class Options(Strict):
             raise ValueError("train, evaluation: expected samples in one of them, found 0 and 0")
         if self.evaluation_people >= self.people:
             raise ValueError(f"evaluation_people: expected fewer than people ({self.people}), found {self.evaluation_people}")
-        for key in ("tones", "sizes_mm"):
-            given = getattr(self, key)
-            if given is not None and len(given) < self.people:
-                raise ValueError(f"{key}: expected one for each of {self.people} people, or null, found {len(given)}")
-        ranges = {"focal": (150, 2000), "distance_m": (0.25, 5.0), "fill": (0.1, 0.85), "noise": (0, 60), "blur": (0, 10),
-                  "quality": (1, 100)}
-        for key, (low, high) in ranges.items():
-            first, last = getattr(self, key)
-            if not low <= first <= last <= high:
-                raise ValueError(f"{key}: expected two rising numbers in {low}..{high}, found {first}, {last}")
+        require_people(self.people, tones=self.tones, sizes_mm=self.sizes_mm)
+        require_ranges(self, {"focal": (150, 2000), "distance_m": (0.25, 5.0), "fill": (0.1, 0.85), "noise": (0, 60),
+                              "blur": (0, 10), "quality": (1, 100)})
         return self
 
     def samples(self, split: str) -> int:

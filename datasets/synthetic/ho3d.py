@@ -22,7 +22,7 @@ from datasets.synthetic.claim import claim, disk_full, run_tasks
 from datasets.synthetic.ho3d_files import Recording
 from datasets.synthetic.ho3d_recording import Studio, direct, outputs, write_recording
 from datasets.synthetic.motion import Wish
-from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people
+from datasets.synthetic.people import REAL_SIZES_MM, Side, make_people, require_people, require_ranges
 from utils.errors import InputError
 from utils.files import atomic_path, write_text
 from utils.hand import HandModel
@@ -68,20 +68,13 @@ class Options(Strict):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if self.tones is not None and len(self.tones) < self.people:
-            raise ValueError(f"tones: expected one for each of {self.people} people, found {len(self.tones)}")
-        if self.sizes_mm is not None and len(self.sizes_mm) < self.people:
-            raise ValueError(f"sizes_mm: expected one for each of {self.people} people, or null, found {len(self.sizes_mm)}")
+        require_people(self.people, tones=self.tones, sizes_mm=self.sizes_mm)
         splits = {split for one in ho3d.recordings(self.people, self.sequences, self.cameras) for split in one.splits}
         if len(splits) < 2:
             raise ValueError(f"people, sequences, cameras: these {self.people}, {self.sequences}, {self.cameras} make a "
                              f"{splits.pop()} split alone; expected train and evaluation, so raise one of them")
-        ranges = {"distance_m": (0.4, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60), "blur": (0, 20),
-                  "quality": (1, 100)}
-        for key, (low, high) in ranges.items():
-            first, last = getattr(self, key)
-            if not low <= first <= last <= high:
-                raise ValueError(f"{key}: expected two rising numbers in {low}..{high}, found {first}, {last}")
+        require_ranges(self, {"distance_m": (0.4, 5.0), "elevation_deg": (5, 75), "idle": (0, 6), "noise": (0, 60),
+                              "blur": (0, 20), "quality": (1, 100)})
         return self
 
 

@@ -19,6 +19,21 @@ REAL_SIZES_MM = (186.0, 171.0, 202.0, 146.0, 193.0, 178.0, 168.0, 182.0, 196.0, 
 _REACH = 7.0  # standard deviations of the first coefficient that are searched
 
 
+def require_people(people: int, **given: tuple[float, ...] | None) -> None:
+    """ValueError where an option that goes by person names too few of them (null = all drawn)."""
+    for key, values in given.items():
+        if values is not None and len(values) < people:
+            raise ValueError(f"{key}: expected one for each of {people} people, or null, found {len(values)}")
+
+
+def require_ranges(options: object, limits: dict[str, tuple[float, float]]) -> None:
+    """ValueError where an option that is a range does not rise within its limits."""
+    for key, (low, high) in limits.items():
+        first, last = getattr(options, key)
+        if not low <= first <= last <= high:
+            raise ValueError(f"{key}: expected two rising numbers in {low}..{high}, found {first}, {last}")
+
+
 @dataclass(frozen=True, eq=False)
 class Person:
     """One person. shape (10) of the hand model, size_mm, tone: skin from light (0) to dark (1)."""
