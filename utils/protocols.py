@@ -183,7 +183,8 @@ def protocol_line(predictions: Predictions, alignment: str = "wrist joint, or Pr
     head = " ".join(str(known.pop(key)) for key in ("name", "dataset", "split") if known.get(key)) or "unnamed split"
     parts = [head, f"{number:,} frames{of}", sides]
     parts.append(f"root: {known.pop('root', known.pop('root_joint', 'wrist joint'))}")
-    known.pop("hands", None)  # those of the whole split: the frames here are counted above
+    for key in ("hands", "official", "no_labels"):  # hands are of the whole split: the frames here are counted above
+        known.pop(key, None)
     parts += [f"{key.replace('_', ' ')}: {known[key]}" for key in sorted(known) if _short(known[key])]
     parts.append(f"alignment: {alignment}")
     parts.append(f"index {predictions.meta.get('index_hash') or index_hash(predictions['name'].tolist())}")
