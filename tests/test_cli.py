@@ -119,7 +119,7 @@ def test_resume_is_exact(tiny: Path):
         assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
 
 
-def test_two_processes_match_one(tiny: Path):
+def test_two_processes_match_one(tiny: Path, one_launcher):
     """torchrun with two processes gives the losses of one process with the same total batch (float32, no batch-norm update)."""
     pytest.importorskip("torch.distributed")
     logs = {}

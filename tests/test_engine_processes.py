@@ -14,10 +14,19 @@ from tests.test_engine_restart import ENVIRONMENT, ROOT, command, wait_for
 from tests.toy_method import curves, weights_hash
 
 
+pytestmark = pytest.mark.usefixtures("one_launcher")
+
+
 def torchrun(folder, *pairs, **options):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(launcher + command(folder, *pairs, **options)[1:], cwd=ROOT, env=ENVIRONMENT, text=True,
                             stderr=subprocess.PIPE)
+
+
+def succeeds(run: subprocess.Popen) -> None:
+    """Waits for torchrun, and shows what it said where it failed."""
+    said = run.communicate(timeout=100)[1]
+    assert run.returncode == 0, said[-4000:]
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path):
@@ -25,7 +34,8 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     options = {"epochs": 5, "log_every": 1, "optimizer": "sgd", "lr": 0.05, "batch": 4, "accumulate": 2}
     both = torchrun(tmp_path / "two", "bn=true", **options)
     one = subprocess.run(command(tmp_path / "one", "bn=true", **options), cwd=ROOT, env=ENVIRONMENT, timeout=100)
-    assert both.wait(100) == 0 and one.returncode == 0
+    succeeds(both)
+    assert one.returncode == 0
     for tag in ("train_joints", "train_size", "train/joints"):
         expected = curves(tmp_path / "one", tag)
         assert len(expected) == (30 if tag != "train/joints" else 5)
@@ -38,6 +48,7 @@ def test_stopped_processes_go_on_bit_equal(tmp_path):
     """SIGTERM to torchrun stops both processes at the same step; going on gives the bits of an undisturbed run of two."""
     options = {"steps": 40, "ema": 0.9, "validate_every": 7}
     whole = torchrun(tmp_path / "whole", "dropout=0.3", **options)
+    succeeds(whole)
     cut = torchrun(tmp_path / "cut", "dropout=0.3", "slow=0.1", **options)
     wait_for(tmp_path / "cut/last.pt")
     time.sleep(1)
@@ -46,7 +57,7 @@ def test_stopped_processes_go_on_bit_equal(tmp_path):
     steps = torch.load(tmp_path / "cut/last.pt", weights_only=True)["step"]
     assert 0 < steps < 40
     again = torchrun(tmp_path / "cut", "dropout=0.3", **options)
-    assert again.wait(100) == 0 and whole.wait(100) == 0
+    succeeds(again)
     assert weights_hash(tmp_path / "whole/last.pt") == weights_hash(tmp_path / "cut/last.pt")
 
 
