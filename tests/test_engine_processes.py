@@ -13,7 +13,6 @@ from src.processes import CpuSyncNorm, with_synced_norm
 from tests.test_engine_restart import ENVIRONMENT, ROOT, command, wait_for
 from tests.toy_method import curves, weights_hash
 
-
 pytestmark = pytest.mark.usefixtures("one_launcher")
 
 
