@@ -136,7 +136,7 @@ class DexYcb(Reader):
         row = int(self.rows[index])
         label = {name: column[row] for name, column in self.labels.items() if name != "world"}
         mano = label["mano"]
-        image = read_stored(self.crops, row, self.read_pixels, self.crop.antialias, self.describe(index))
+        image = read_stored(self.crops, row, self.read_pixels, self.crop.antialias, lambda: self.describe(index))
         return {"image": image, **placed(label["stored"], label["K"], self.read_pixels),
                 "width": np.int64(self.options.width), "box": np.array(label["box"]), "mirrored": np.bool_(label["side"] == 1),
                 "subject": np.int64(label["subject"] + 1), "pose": np.array(mano[:48]), "trans": np.array(mano[48:51]),

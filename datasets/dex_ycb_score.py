@@ -18,7 +18,7 @@ from utils.files import require_file, require_folder, sha256, write_json, write_
 from utils.metrics import Measures
 from utils.official_checks import ANYWAY, FEWEST, check_joints
 from utils.plausible import Case, centred, error
-from utils.protocols import HIGH_MM, LOW_MM, dexycb_hpe, read_dexycb_text
+from utils.protocols import HIGH_MM, LOW_MM, dexycb_hpe, lines_of, read_dexycb_text
 
 FORMAT, VERSION = "official-scores", 1
 PROBES = 100  # images that are looked at in another split
@@ -92,9 +92,8 @@ def _hands(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _chosen(path: Path, images: Images, numbers: np.ndarray, rows: np.ndarray, count: int | None) -> tuple[np.ndarray, list[str]]:
     """Lines of the file that belong to `rows`, all images with a hand; and what must be said of the file."""
     wanted = images.number[rows]
-    order = np.argsort(numbers)
-    place = order[np.minimum(np.searchsorted(numbers, wanted, sorter=order), len(numbers) - 1)]
-    missing, beyond = numbers[place] != wanted, int((numbers >= images.total).sum())
+    place, missing = lines_of(numbers, wanted)
+    beyond = int((numbers >= images.total).sum())
     past = f"{beyond:,} of its {len(numbers):,} lines are beyond the {images.total:,} images of {images.name}"
     if count is not None and len(rows) != count:
         raise InputError(f"{path}: expected {count:,} images with a hand (--count), found {len(rows):,} among its "

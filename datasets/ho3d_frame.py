@@ -14,7 +14,7 @@ import numpy as np
 from datasets.cutting import Loaded
 from datasets.pictures import Broken, Excluded, box_of, decode, require_seen
 from utils.errors import InputError
-from utils.joints import H21_FROM_T21, T21_FROM_H21
+from utils.joints import T21_FROM_H21
 from utils.safe_pickle import load_pickle
 
 SPLITS = TRAIN, EVALUATION = ("train", "evaluation")
@@ -70,11 +70,6 @@ def our_points(points: np.ndarray) -> np.ndarray:
 def our_joints(joints: np.ndarray) -> np.ndarray:
     """HO3D's joints (...,21,3), H21 and OpenGL, as ours."""
     return our_points(joints[..., list(T21_FROM_H21), :])
-
-
-def ho3d_joints(joints: np.ndarray) -> np.ndarray:
-    """Our joints (...,21,3) as HO3D's."""
-    return our_points(joints[..., list(H21_FROM_T21), :])
 
 
 def our_pose(pose: np.ndarray, trans: np.ndarray, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -161,7 +161,7 @@ class PreparedReader(Reader):
         return f"{self.title} {self.split} #{index} ({self.sample_name(index)})"
 
     def _stored(self, store: Crops, row: int, index: int, flags: int) -> np.ndarray:
-        return read_stored(store, row, self.read_pixels, self.crop.antialias, self.describe(index), flags)
+        return read_stored(store, row, self.read_pixels, self.crop.antialias, lambda: self.describe(index), flags)
 
     def read(self, index: int) -> Raw:
         row = int(self.rows[index])

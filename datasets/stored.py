@@ -2,6 +2,7 @@
 
 What the readers of prepared folders share, whatever their labels.
 """
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,11 +17,12 @@ from utils.camera import K_of_mirror, crop_matrix, mirror_matrix
 from utils.errors import InputError
 
 
-def read_stored(store: Crops, row: int, pixels: int, antialias: bool, name: str, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
+def read_stored(store: Crops, row: int, pixels: int, antialias: bool, name: Callable[[], str],
+                flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     """A stored picture or mask at the size that is read. InputError with the sample's name where it cannot be decoded."""
     image = cv2.imdecode(store[row], flags)
     if image is None:
-        raise InputError(f"{name}: its crop in {store.path} cannot be decoded; remove the folder and prepare again")
+        raise InputError(f"{name()}: its crop in {store.path} cannot be decoded; remove the folder and prepare again")
     if image.shape[0] != pixels:
         shrinks = antialias and image.shape[0] > pixels
         image = cv2.resize(image, (pixels, pixels), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

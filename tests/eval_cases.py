@@ -8,7 +8,9 @@ import torch
 from utils.camera import project
 from utils.hand import HandModel
 from utils.mano_file import HandArrays
+from utils.metrics import Measures
 from utils.predictions import PredictionsWriter
+from utils.protocols import dexycb_hpe, lines_of, read_dexycb_text
 from utils.rotation import matrix_from_axis_angle
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -110,3 +112,11 @@ def _uv_columns(joints: torch.Tensor, off_px: float) -> dict[str, torch.Tensor]:
     crop = torch.tensor([[2.0, 0, -200], [0, 2.0, -100], [0, 0, 1]], dtype=torch.float64).expand(rows, 3, 3)
     uv = project(joints, K)
     return {"K": crop @ K, "crop_from_image": crop, "true_joints_uv": uv, "pred_joints_uv": uv + torch.tensor([off_px, 0.0])}
+
+
+def text_scores(path: Path, true_number: np.ndarray, true_mm: np.ndarray) -> dict[str, Measures]:
+    """DexYCB's official numbers of a result file that has every one of these images."""
+    numbers, joints = read_dexycb_text(path)
+    place, missing = lines_of(numbers, true_number)
+    assert not missing.any()
+    return dexycb_hpe(joints[place], true_mm)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+from eval_cases import text_scores
 from hypothesis import given
 from hypothesis import strategies as st
 from official_export_cases import HAND, official_points, random_columns, write_predictions, write_truth
@@ -17,7 +18,6 @@ from utils.official_export import export
 from utils.official_predictions import CHUNK, official_chunks, short_decimals
 from utils.official_protocols import PROTOCOLS
 from utils.predictions import read_predictions
-from utils.protocols import score_dexycb_text
 from utils.score import score
 
 WHAT = ("freihand", "ho3d_v2", "ho3d_v3")
@@ -122,7 +122,7 @@ def test_dexycb_text_scores_as_test_said(tmp_path):
     assert "40 images of DexYCB s0/test" in text and "score dex_ycb" in text and text.endswith("--split s0/test")
     true = 1e3 * columns["true_joints"].astype(float)
     true[columns["mirrored"], :, 0] *= -1
-    for key, found in score_dexycb_text(tmp_path / "out.txt", columns["official_index"], true).items():
+    for key, found in text_scores(tmp_path / "out.txt", columns["official_index"], true).items():
         assert abs(found.mean - said[key]["mean_mm"]) < 1e-4 and abs(found.auc - said[key]["auc"]) < 1e-4
 
 

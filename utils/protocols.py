@@ -156,21 +156,11 @@ def _checked_numbers(path: Path, table: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def score_dexycb_text(
-    path: str | os.PathLike, true_number: Int[np.ndarray, "m"], true_mm: Float[np.ndarray, "m 21 3"]
-) -> dict[str, Measures]:
-    """Score an official result file against every labelled image of its split; further images in the file are ignored.
-
-    Raises InputError as read_dexycb_text, and where a labelled image is missing.
-    """
-    numbers, joints = read_dexycb_text(path)
+def lines_of(numbers: Int[np.ndarray, "n"], wanted: Int[np.ndarray, "m"]) -> tuple[Int[np.ndarray, "m"], Bool[np.ndarray, "m"]]:
+    """For each wanted image its line among those that hold `numbers`, and whether it has none (the line then means nothing)."""
     order = np.argsort(numbers)
-    place = np.minimum(np.searchsorted(numbers, true_number, sorter=order), len(numbers) - 1)
-    found = numbers[order[place]] == true_number
-    if not found.all():
-        raise InputError(f"{path}: {int((~found).sum())} of the {len(found)} images with a hand are missing (first: image "
-                         f"{true_number[int(np.argmin(found))]}); is it the result of the same split, both hands?")
-    return dexycb_hpe(joints[order[place]], np.asarray(true_mm, np.float64))
+    place = order[np.minimum(np.searchsorted(numbers, wanted, sorter=order), len(numbers) - 1)]
+    return place, numbers[place] != wanted
 
 
 def protocol_line(predictions: Predictions, alignment: str = "wrist joint, or Procrustes without reflection (PA)") -> str:
