@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from src.backbones import BackboneOptions, ResNet, build_backbone, load_published, normalise
+from src.backbones import BackboneOptions, normalise
 from src.losses import labelled, mean_known
 from src.method import Method
+from src.stage import Stage, start_published
 from utils.batch import Batch, Prediction
 from utils.hand import HandModel
 from utils.heatmap import draw_gaussian, draw_published, read_argmax, read_subcell
@@ -59,60 +60,10 @@ class Out(NamedTuple):
     logits: Tensor
 
 
-class ConvNorm(nn.Module):
-    """Convolution with bias, batch norm, and a ReLU where asked."""
-
-    def __init__(self, channels: int, out: int, kernel: int, relu: bool = True):
-        super().__init__()
-        self.conv, self.norm, self.relu = nn.Conv2d(channels, out, kernel, padding=kernel // 2), nn.BatchNorm2d(out), relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        return F.relu(x) if self.relu else x
-
-
-class Stage(nn.Module):
-    """What a stage sees (the picture, or the stem beside maps) -> logits of its maps, and the stem's map it began with."""
-
-    def __init__(self, options: Options, maps: int):
-        super().__init__()
-        self.trunk = build_backbone(options.trunk)
-        plain, wide = _planes(self.trunk)
-        if maps:  # a later stage: three convolutions in place of the stem
-            del self.trunk.conv1, self.trunk.bn1
-            seen, middle = plain[0] + maps, 2 * plain[0]
-            self.reduce = nn.Sequential(ConvNorm(seen, seen, 3), ConvNorm(seen, middle, 3),
-                                        ConvNorm(middle, plain[0], 1, relu=False))
-        self.decoder = nn.ModuleList((ConvNorm(wide[3] + wide[2], plain[2], 3), ConvNorm(plain[2] + wide[1], plain[1], 3),
-                                      ConvNorm(plain[1] + wide[0], plain[0], 3), ConvNorm(plain[0], plain[0], 3)))
-        self.head = nn.Conv2d(plain[0], JOINTS, 3, padding=1)
-        if options.head_bias is not None:
-            nn.init.constant_(self.head.bias, options.head_bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        trunk = self.trunk
-        stem = self.reduce(x) if hasattr(self, "reduce") else F.relu(trunk.bn1(trunk.conv1(x)))
-        levels = [trunk.layer1(trunk.maxpool(stem))]
-        for layer in (trunk.layer2, trunk.layer3, trunk.layer4):
-            levels.append(layer(levels[-1]))
-        x = levels.pop()
-        for block in self.decoder:
-            skip = levels.pop() if levels else None
-            size = (stem if skip is None else skip).shape[2:]
-            x = F.interpolate(x, size, mode="bilinear", align_corners=False)
-            x = block(x if skip is None else torch.cat((x, skip), 1))
-        return self.head(x), stem
-
-
-def _planes(trunk: ResNet) -> tuple[list[int], list[int]]:
-    """Channels of the four levels: without the widening of a bottleneck block, and as they come out."""
-    last = [getattr(trunk, f"layer{level}")[-1] for level in (1, 2, 3, 4)]
-    return [block.conv1.out_channels for block in last], [block.conv1.in_channels for block in last]
-
-
 def networks(options: Options) -> dict[str, nn.Module]:
     """Everything that has weights, by its name in a checkpoint."""
-    return {"stages": nn.ModuleList(Stage(options, maps) for maps in (0, JOINTS, JOINTS + len(PAIRS))[:options.stages])}
+    seen = (0, JOINTS, JOINTS + len(PAIRS))[:options.stages]
+    return {"stages": nn.ModuleList(Stage(options.trunk, maps, JOINTS, options.head_bias) for maps in seen)}
 
 
 class Pose2d(Method):
@@ -131,21 +82,16 @@ class Pose2d(Method):
 
     def start_weights(self) -> None:
         """The published weights in every stage's residual network; raises InputError where they cannot be had."""
-        whole = build_backbone(self.options.trunk)
-        load_published(whole, self.options.trunk)
-        if self.options.weights is not None:
-            for stage in self.stages:
-                own = stage.trunk.state_dict()
-                stage.trunk.load_state_dict({name: value for name, value in whole.state_dict().items() if name in own})
+        start_published(self.stages, self.options.trunk)
 
     def forward(self, batch: Batch) -> Out:
-        logits, stem = self.stages[0](normalise(batch.image, self.options.normalise))
-        found = [logits]
+        first = self.stages[0](normalise(batch.image, self.options.normalise))
+        found = [first.logits]
         for stage in self.stages[1:]:
             maps = torch.sigmoid(found[-1])
             if len(found) == 2:
-                maps = torch.cat((maps, *(maps[:, a:a + 1] + maps[:, b:b + 1] for a, b in PAIRS)), 1)
-            found.append(stage(torch.cat((stem, maps), 1))[0])
+                maps = torch.cat((maps, pair_sums(maps)), 1)
+            found.append(stage(torch.cat((first.stem, maps), 1)).logits)
         return Out(torch.stack(found))
 
     def target(self, batch: Batch, cells: int) -> Tensor:
@@ -184,6 +130,11 @@ class Pose2d(Method):
         else:
             uv, confidence = read_subcell(F.logsigmoid(out.logits[-1]), pixels)
         return Prediction(joints_uv=uv, uv_confidence=confidence)
+
+
+def pair_sums(maps: Tensor) -> Tensor:
+    """(b,10,h,w) of (b,21,h,w): what two fingertips' maps add up to, for all pairs; between 0 and 2."""
+    return torch.stack([maps[:, a] + maps[:, b] for a, b in PAIRS], 1)
 
 
 @full_precision

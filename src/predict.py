@@ -138,7 +138,7 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
             raise InputError("test.keypoints: this method predicts 2D joints itself; leave test.keypoints out")
         answer = answer._replace(joints_uv=_whole_picture(answer.joints_uv, samples))
     for field, value in zip(answer._fields, answer):
-        if value is not None:
+        if value is not None and field != "mask":
             key = field if field == "confidence" else f"pred_{field}"
             columns[key] = _numpy(value)
             finite = np.isfinite(columns[key]).reshape(len(rows), -1).all(1)

@@ -74,7 +74,8 @@ class Prediction(NamedTuple):
 
     verts (b,778,3) and joints (b,21,3) in metres, camera axes, relative to this prediction's own wrist joint (both or neither) ·
     root (b,3) wrist in the camera, metres · rotations (b,16,3,3) · shape (b,10) · shape_cov (b,10,10) · joints_uv (b,21,2) crop
-    pixels, with uv_confidence (b,21) in [0,1] · confidence (b), higher is better.
+    pixels, with uv_confidence (b,21) in [0,1] · confidence (b), higher is better · mask (b,c,c) chance in [0,1] that a cell of a
+    grid over the crop is hand (drawn by the demo; no part of predictions files).
     """
 
     verts: Tensor | None = None
@@ -86,6 +87,7 @@ class Prediction(NamedTuple):
     joints_uv: Tensor | None = None
     uv_confidence: Tensor | None = None
     confidence: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Source(Protocol):
