@@ -5,29 +5,22 @@ half the crop's size; stages two and three see the first one's stem beside the m
 two fingertips' maps. All stages are trained on the same target. The published settings are in options/dex_ycb_2d_pose.yaml;
 `width` and `stages` make it fit a CPU. Seed: the original ran an unused pooling and 1000-way layer in each stage; none here.
 """
-from itertools import combinations
 from typing import Literal, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from src.backbones import BackboneOptions, normalise
 from src.losses import labelled, mean_known
+from src.maps import JOINTS, MAP_TRAINING_ONLY, PAIRS, MapOptions, map_terms, pair_sums, read_maps
 from src.method import Method
 from src.stage import Stage, start_published
 from utils.batch import Batch, Prediction
 from utils.hand import HandModel
-from utils.heatmap import draw_gaussian, draw_published, read_argmax, read_subcell
-from utils.precision import full_precision
-from utils.strict import Strict
-
-JOINTS = 21
-PAIRS = tuple(combinations((4, 8, 12, 16, 20), 2))  # of fingertips, T21
 
 
-class Options(Strict):
+class Options(MapOptions):
     """`method:` of an option file. The published settings are in options/dex_ycb_2d_pose.yaml."""
 
     name: Literal["pose2d"] = "pose2d"
@@ -36,11 +29,6 @@ class Options(Strict):
     weights: str | None = Field(None, description="of each stage: null = from scratch; torchvision's IMAGENET1K_V1; or a file")
     width: float = Field(1.0, gt=0, le=4, description="factor on every channel count")
     normalise: Literal["half", "imagenet"] = Field("half", description="(x - 0.5) / 0.5, or ImageNet's mean and deviation")
-    target: Literal["gaussian", "published"] = Field("gaussian", description="published: truncated to pixels, drawn, then halved")
-    sigma: float = Field(1.5, gt=0, le=10, description="of target gaussian, in cells (two pixels of the crop)")
-    head_bias: float | None = Field(-4.0, description="first bias of the maps' logits: maps begin near empty; null = torch's own")
-    place_loss: bool = Field(False, description="the term place: where the maps' softmax has its mean, beside what the maps draw")
-    decoder: Literal["subcell", "argmax"] = Field("subcell", description="argmax: the cell's first pixel, as published")
 
     @model_validator(mode="after")
     def _published_weights_fit(self) -> Self:
@@ -71,7 +59,7 @@ class Pose2d(Method):
 
     needs = frozenset({"joints_uv"})
     compares = frozenset({"joints_uv"})
-    training_only = frozenset({"weights", "target", "sigma", "head_bias", "place_loss"})
+    training_only = frozenset({"weights"}) | MAP_TRAINING_ONLY
 
     def __init__(self, options: Options, hand: HandModel):
         super().__init__()
@@ -94,28 +82,9 @@ class Pose2d(Method):
             found.append(stage(torch.cat((first.stem, maps), 1)).logits)
         return Out(torch.stack(found))
 
-    def target(self, batch: Batch, cells: int) -> Tensor:
-        """(b,21,cells,cells) the maps that every stage should draw."""
-        pixels = batch.image.shape[-1]
-        if self.options.target == "published":
-            return draw_published(batch.joints_uv, pixels)
-        return draw_gaussian(batch.joints_uv, pixels, cells, self.options.sigma)
-
     def losses(self, out: Out, batch: Batch) -> dict[str, Tensor]:
-        """heatmap: mean binary cross-entropy over joints and cells, summed over the stages; a joint weighs its uv_confidence.
-        place: mean distance, in cells, of the last maps' softmax means from the joints (a gradient where the maps are empty)."""
-        target = self.target(batch, out.logits.shape[-1]).to(out.logits).expand_as(out.logits)
-        term = F.binary_cross_entropy_with_logits(out.logits, target, reduction="none").mean((3, 4)).sum(0)
-        if batch.uv_confidence is not None:
-            term = term * batch.uv_confidence
-        terms = {"heatmap": labelled(term.mean(1), batch.has_uv)}
-        if self.options.place_loss:
-            away = (softmax_mean(out.logits[-1], batch.image.shape[-1]) - batch.joints_uv).norm(dim=-1)
-            away = away * (out.logits.shape[-1] / batch.image.shape[-1])
-            if batch.uv_confidence is not None:
-                away = away * batch.uv_confidence
-            terms["place"] = labelled(away.mean(1), batch.has_uv)
-        return terms
+        """heatmap and, by option, place: see src/maps.py."""
+        return map_terms(list(out.logits), self.options, batch)
 
     def metrics(self, out: Out, batch: Batch) -> dict[str, Tensor]:
         """joints_uv_px: mean distance of the known joints in pixels of the crop."""
@@ -124,26 +93,8 @@ class Pose2d(Method):
 
     def decode(self, out: Out, batch: Batch) -> Prediction:
         """joints_uv in pixels of the crop, uv_confidence the value of the last stage's peak."""
-        pixels = batch.image.shape[-1]
-        if self.options.decoder == "argmax":
-            uv, confidence = read_argmax(torch.sigmoid(out.logits[-1]), pixels)
-        else:
-            uv, confidence = read_subcell(F.logsigmoid(out.logits[-1]), pixels)
+        uv, confidence = read_maps(out.logits[-1], self.options, batch.image.shape[-1])
         return Prediction(joints_uv=uv, uv_confidence=confidence)
-
-
-def pair_sums(maps: Tensor) -> Tensor:
-    """(b,10,h,w) of (b,21,h,w): what two fingertips' maps add up to, for all pairs; between 0 and 2."""
-    return torch.stack([maps[:, a] + maps[:, b] for a, b in PAIRS], 1)
-
-
-@full_precision
-def softmax_mean(logits: Tensor, pixels: int) -> Tensor:
-    """(b,21,2) pixels of the crop: the mean of the cells' centres under the softmax of each map (Sun et al., ECCV 2018)."""
-    share = torch.softmax(logits.flatten(2), -1).unflatten(2, logits.shape[2:])
-    cell = pixels / logits.shape[-1]
-    centres = (torch.arange(logits.shape[-1], device=logits.device, dtype=share.dtype) + 0.5) * cell - 0.5
-    return torch.stack(((share.sum(2) * centres).sum(-1), (share.sum(3) * centres).sum(-1)), -1)
 
 
 def build(options: Options, hand: HandModel) -> Pose2d:

@@ -45,15 +45,15 @@ class Stage(nn.Module):
         super().__init__()
         self.trunk = build_backbone(trunk.model_copy(update={"feature": "logits1000" if latent else "pooled"}))
         self.latent = latent
-        plain, wide = planes(self.trunk)
+        stem, wide = channels_of(self.trunk)
         if seen:  # a later stage: three convolutions in place of the stem
             del self.trunk.conv1, self.trunk.bn1
-            width, middle = plain[0] + seen, 2 * plain[0]
+            width, middle = stem + seen, 2 * stem
             self.reduce = nn.Sequential(ConvNorm(width, width, 3), ConvNorm(width, middle, 3),
-                                        ConvNorm(middle, plain[0], 1, relu=False))
-        self.decoder = nn.ModuleList((ConvNorm(wide[3] + wide[2], plain[2], 3), ConvNorm(plain[2] + wide[1], plain[1], 3),
-                                      ConvNorm(plain[1] + wide[0], plain[0], 3), ConvNorm(plain[0], plain[0], 3)))
-        self.head = nn.Conv2d(plain[0], maps, 3, padding=1)
+                                        ConvNorm(middle, stem, 1, relu=False))
+        self.decoder = nn.ModuleList((ConvNorm(wide[3] + wide[2], wide[2], 3), ConvNorm(wide[2] + wide[1], wide[1], 3),
+                                      ConvNorm(wide[1] + wide[0], wide[0], 3), ConvNorm(wide[0], wide[0], 3)))
+        self.head = nn.Conv2d(wide[0], maps, 3, padding=1)
         if head_bias is not None:
             nn.init.constant_(self.head.bias, head_bias)
 
@@ -73,10 +73,10 @@ class Stage(nn.Module):
         return StageOut(self.head(x), stem, feature)
 
 
-def planes(trunk: ResNet) -> tuple[list[int], list[int]]:
-    """Channels of the four levels: without the widening of a bottleneck block, and as they come out."""
+def channels_of(trunk: ResNet) -> tuple[int, list[int]]:
+    """Channels of the stem, and of the four levels as they come out."""
     last = [getattr(trunk, f"layer{level}")[-1] for level in (1, 2, 3, 4)]
-    return [block.conv1.out_channels for block in last], [block.conv1.in_channels for block in last]
+    return last[0].conv1.out_channels, [block.conv1.in_channels for block in last]
 
 
 def start_published(stages: nn.ModuleList, trunk: BackboneOptions) -> None:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from options.load import load as load_options
 from src.checkpoint import load
 from src.convert import convert
-from src.pose2d import PAIRS, Options, Out, Pose2d, build
+from src.maps import PAIRS, target_maps
+from src.pose2d import Options, Out, Pose2d, build
 from utils.errors import InputError
 from utils.heatmap import draw_gaussian
 
@@ -171,7 +172,7 @@ def test_perfect_maps_give_the_joints():
     uv = batch.joints_uv.clone()
     uv[:, 7] = torch.tensor([-9.0, 10.0])
     batch = replace(batch, joints_uv=uv)
-    maps = method.target(batch, 16).clamp(1e-6, 1 - 1e-6).double()
+    maps = target_maps(method.options, batch, 16).clamp(1e-6, 1 - 1e-6).double()
     pred = method.decode(Out(torch.logit(maps).expand(3, -1, -1, -1, -1)), batch)
     known = torch.arange(21) != 7
     assert (pred.joints_uv - uv)[:, known].abs().max() < 0.02
