@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from src.camera_space import KeypointsFile, Shapes, camera_scores, keypoints_of, load_camera_identities, shapes_by_protocol
+from src.cost import training_of
 from src.identity import load_draws, load_identities, require_unscored
 from src.method import Method
 from src.predict import Identities, TestOptions, chosen_rows, predict
@@ -42,6 +43,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
     sets = _identity_sets(options, hand, source)
     keypoints, persons = _camera_inputs(method, source, options, hand)
     told = {"told": "mean"} if options.identity == "mean" else {}
+    trained = training_of(meta["checkpoint"]) if "checkpoint" in meta else None
     rows, official = [], None
     lacking = method.compares - source.provides
     published = source.protocol().get("no_labels") if lacking else None
@@ -52,7 +54,7 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
         place = folder / name if name else folder
         predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
                 identities=shapes, frames=options.frames, amp=options.amp, keypoints=keypoints,
-                meta={**meta, "identity": options.identity or "truth", **told})
+                meta={**meta, "identity": options.identity or "truth", "trained": trained, **told})
         predictions = read_predictions(place / "predictions.npz")
         if published:
             for stale in ("scores.json", "samples.npz", "report.html"):

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.camera_space import KeypointsFile
+from src.cost import parameters_of, speed_of
 from src.loader import stacks, worker_deaths
 from src.method import Method
 from src.numerics import autocast_type, in_float32
@@ -67,9 +68,9 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
 
     identities: shapes (10,) by subject that the method is told; None = the true shape. frames: an evenly spread choice.
     meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
-    source.protocol() unless given, and `told` what kind of shape a method was told. keypoints: 2D joints to store with a method
-    that predicts none. Raises InputError: a subject without identity, a method that is told none, an unreadable
-    sample, a prediction that is not finite, a killed worker, a full disk.
+    source.protocol() unless given, `told` what kind of shape a method was told, `parameters` and `speed` what it costs
+    (src/cost.py). keypoints: 2D joints to store with a method that predicts none. Raises InputError: a subject without identity,
+    a method that is told none, an unreadable sample, a prediction that is not finite, a killed worker, a full disk.
     """
     told = "identity" in method.needs
     if identities is not None and not told:
@@ -83,7 +84,7 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     known["told"] = known.get("told") or ("identities" if identities is not None else "truth") if told else "nothing"
     if keypoints is not None:
         known["keypoints"] = keypoints.told
-    narrow, was_training = autocast_type(amp, device), method.training
+    narrow, was_training, first = autocast_type(amp, device), method.training, None
     method.to(device).eval()
     try:
         found = stacks(source, asked, workers=workers, pinned=device.type == "cuda", remedy=REMEDY)
@@ -92,12 +93,19 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 samples = source.batch(stack_to(raw, device))
                 if told:
                     samples = replace(samples, identity=_told(samples, identities))
-                with torch.autocast(device.type, narrow, enabled=narrow is not None):
-                    out = method(samples)
-                answer = method.decode(in_float32(out), samples)
-                _append(writer, source, samples, answer, keypoints)
+                _append(writer, source, samples, _answer(method, samples, narrow), keypoints)
+                first = samples if first is None else first
+            speed = speed_of(lambda: _answer(method, first, narrow), len(first), device, narrow)
+            writer.meta |= {"parameters": parameters_of(method), "speed": speed}
     finally:
         method.train(was_training)
+
+
+def _answer(method: Method, samples: Batch, narrow: torch.dtype | None) -> Prediction:
+    """Network, in `narrow` where that is not None, and decoder, in float32."""
+    with torch.autocast(samples.image.device.type, narrow, enabled=narrow is not None):
+        out = method(samples)
+    return method.decode(in_float32(out), samples)
 
 
 def chosen_rows(count: int, frames: int | None) -> list[int]:

@@ -170,6 +170,7 @@ def refine_file(predictions: Predictions, keypoints: KeypointSource, shapes: Sha
     """One set of shapes: the refined predictions file, whole or not at all, and what became of its frames."""
     protocol, told = protocol_of(options.shape, predictions)
     meta = {**predictions.meta, "run": run, "told": told, "camera_protocol": protocol}
+    meta.pop("speed", None)  # that of the network alone; what refinement takes is told below
     tally, start = Tally(), time.perf_counter()
     chunks = [slice(i, min(i + options.chunk, len(predictions))) for i in range(0, len(predictions), options.chunk)]
     with PredictionsWriter(path, meta) as writer:
