@@ -12,6 +12,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.safe_pickle import BREAKS, NUMPY, Array, FromBuffer, Record, array_of, read_records
+from utils.sparse_pickle import SPARSE, Coo, Csc, Csr, triplets
 
 
 class _Ch(Record):
@@ -22,29 +23,9 @@ class _Select(Record):
     """chumpy.reordering.Select: a.ravel()[idxs] in the shape preferred_shape."""
 
 
-class _Csc(Record):
-    """scipy.sparse.csc_matrix: data, indices, indptr, _shape."""
-
-
-class _Csr(Record):
-    """scipy.sparse.csr_matrix, likewise by rows."""
-
-
-class _Coo(Record):
-    """scipy.sparse.coo_matrix: data and row, col (newer: coords)."""
-
-
-def _scipy(name: str) -> list[tuple[str, str]]:
-    form = name.split("_")[0]
-    return [(module, name) for module in (f"scipy.sparse.{form}", f"scipy.sparse._{form}", "scipy.sparse")]
-
-
 _ALLOWED: dict[tuple[str, str], type[Record]] = {
-    **NUMPY,
+    **NUMPY, **SPARSE,
     ("chumpy.ch", "Ch"): _Ch, ("chumpy.reordering", "Select"): _Select,
-    **{key: _Csc for name in ("csc_matrix", "csc_array") for key in _scipy(name)},
-    **{key: _Csr for name in ("csr_matrix", "csr_array") for key in _scipy(name)},
-    **{key: _Coo for name in ("coo_matrix", "coo_array") for key in _scipy(name)},
 }
 
 
@@ -78,7 +59,7 @@ def _evaluate(value: Any) -> Any:
     if isinstance(value, _Select):
         state = {key: _evaluate(value.state[key]) for key in ("a", "idxs", "preferred_shape")}
         return state["a"].ravel()[state["idxs"]].reshape(state["preferred_shape"])
-    if isinstance(value, (_Csc, _Csr, _Coo)):
+    if isinstance(value, (Csc, Csr, Coo)):
         return _dense(value)
     return value
 
@@ -86,15 +67,9 @@ def _evaluate(value: Any) -> Any:
 def _dense(record: Record) -> np.ndarray:
     """A sparse matrix written out; entries named twice add up, as in scipy."""
     state = {key: _evaluate(value) for key, value in record.state.items()}
-    shape = tuple(int(n) for n in state["_shape"])
-    if isinstance(record, _Coo):
-        rows, cols = [_evaluate(x) for x in state["coords"]] if "coords" in state else (state["row"], state["col"])
-    else:
-        minor = state["indices"]
-        major = np.repeat(np.arange(len(state["indptr"]) - 1), np.diff(state["indptr"]))
-        rows, cols = (minor, major) if isinstance(record, _Csc) else (major, minor)
-    if len(shape) != 2 or max(shape) > 10_000:
-        raise ValueError(f"a sparse matrix of shape {shape}")
+    if "coords" in state:
+        state["coords"] = [_evaluate(axis) for axis in state["coords"]]
+    shape, rows, cols, values = triplets(record, state)
     dense = np.zeros(shape)
-    np.add.at(dense, (rows, cols), state["data"])
+    np.add.at(dense, (rows, cols), values)
     return dense
