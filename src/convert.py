@@ -34,7 +34,8 @@ def convert(what: str, file: str | Path, out: str | Path) -> None:
     options = options_of(what, theirs)
     state = _renamed(known, theirs, file)
     _check_fit(what, state, options, file)
-    save_weights(out, known.method, state, method_options=options.model_dump(mode="json"), converted_from=Path(file).name)
+    told = options.model_dump(mode="json", exclude=set(known.free))
+    save_weights(out, known.method, state, method_options=told, converted_from=Path(file).name)
     left = [name for name in theirs if not known.ours(name)]
     reasons = "; ".join(sorted({known.why_left_out(name) for name in left}))
     log.info("%s: %d tensors used, %d left out (%s)", file, len(state), len(left), reasons)

@@ -18,6 +18,8 @@ class Method(nn.Module, ABC):
     validation compares with what `decode` returns.
     `loss_names` are the keys of `losses`, and the only keys that the option file's `loss:` weights may have.
     `joint_set`: what the 21 joints of an answer are; run.py sets that of the dataset.
+    `sees_keypoints`: it is told 2D joints (`batch.joints_uv`, crop pixels, with `uv_confidence`): labels while it trains and is
+    validated, and in `test` and `demo` predicted ones, which src/predict.py and src/demo_hand.py put in their place.
     `training_only` names the options that are no part of the trained network; a checkpoint must agree in all others.
     """
 
@@ -25,6 +27,7 @@ class Method(nn.Module, ABC):
     compares: frozenset[str] = frozenset({"joints", "verts", "root"})
     loss_names: tuple[str, ...] = ()
     training_only: frozenset[str] = frozenset()
+    sees_keypoints: bool = False
     joint_set: JointSet = JointSet()
 
     @abstractmethod

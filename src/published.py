@@ -1,6 +1,6 @@
 """What is known of published networks: how to tell them, their options, our names for their tensors.
 
-One entry of TABLE per network that `run.py convert` reads. All here are of the ECCV 2022 identity-aware release
+One entry of TABLE per network that `run.py convert` reads. Where no `release` is named it is of the ECCV 2022 identity-aware one
 (specs/idhandmesh.md sections 3, 6.1, 8.3, 10), whose files are a dict with `model_state_dict`, or a bare state dict.
 """
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from src import idhand, pose2d
+from src import boukhayma, idhand, pose2d, published_boukhayma
 from utils.strict import Strict
 
 Tensors = Mapping[str, Tensor]
@@ -21,7 +21,8 @@ class Published:
 
     method: the module it becomes a checkpoint of · has, lacks: prefixes of names that tell it from the others · options: its
     tensors -> the options that they, and the release, say · networks: options -> everything that has weights, by our names ·
-    ours: a published name -> our name, or None · left_out: pattern of a published name -> why it is not in ours.
+    ours: a published name -> our name, or None · left_out: pattern of a published name -> why it is not in ours ·
+    free: options that the file leaves to its user.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Published:
     networks: Callable[[Strict], dict[str, nn.Module]]
     ours: Callable[[str], str | None]
     left_out: dict[str, str] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
     release: str = "the ECCV 2022 release"
 
     def is_of(self, theirs: Tensors) -> bool:
@@ -125,4 +127,10 @@ TABLE = {
     "idhand_conf": _idhand(BASELINE, ("shape_extractor.", "conf_branch."), ()),
     "pose2d": Published("pose2d", ("uv_prior_delayer.", "uvm_delayer."), ("de_layers.",), _pose2d_options, pose2d.networks,
                         _pose2d_name, {r"backbone[123]\.fc\..*": "computed and never used"}),
+    "boukhayma": Published("boukhayma", published_boukhayma.HAS, (published_boukhayma.LAYER,),
+                           published_boukhayma.release_options, boukhayma.networks, published_boukhayma.name,
+                           free=published_boukhayma.FREE, release="the authors' release"),
+    "boukhayma_dexycb": Published("boukhayma", (*published_boukhayma.HAS, published_boukhayma.LAYER), (),
+                                  published_boukhayma.dexycb_options, boukhayma.networks, published_boukhayma.name,
+                                  published_boukhayma.LEFT_OUT),
 }
