@@ -6,7 +6,7 @@ rotations. The root is predicted, follows from 2D keypoints (src/root.py), or pu
 """
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -98,6 +98,14 @@ class Seen(NamedTuple):
         return (self.joints + self.root).numpy()
 
 
+class Joints2d(NamedTuple):
+    """uv (21,2) in the (mirrored) picture, or None · confidence (21) · pixel: the size of their crop's pixels in the picture."""
+
+    uv: Tensor | None
+    confidence: Tensor | None
+    pixel: float
+
+
 class ShownHand(NamedTuple):
     """One hand in the camera of the picture as it is (left hands are left again); metres, verts and joints about the wrist."""
 
@@ -127,13 +135,14 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     or without a mesh."""
     side = (box.side if box else None) or view.side
     cut = cut_hand(picture, K, box, side, factor=view.crop.factor, pixels=view.crop.pixels, antialias=view.crop.antialias)
-    answer = _predict(view, view.method, cut)
+    second = None if view.keypoints is None else _second(view, where, picture, K, box, side)
+    answer = _predict(view, view.method, cut, second)
     if answer.verts is None:
         raise InputError(f"{where}: the model predicts no mesh, so there is none to show; use one that does")
     _require_finite(answer, where, view.checkpoint or "")
     verts, joints, root, rotations, shape, cov = (None if part is None else part[0].double() for part in (
         answer.verts, answer.joints, answer.root, answer.rotations, answer.shape, answer.shape_cov))
-    keypoints = _keypoints(view, where, picture, K, box, side, (answer, cut))
+    keypoints = second or _keypoints(answer, cut)
     place = torch.zeros(3, dtype=torch.float64) if root is None else root
     seen = Seen(side, cut, box, verts, joints, place, PREDICTED, rotations, shape,
                 None if shape is None else TOLD if view.told else PREDICTED, cov,
@@ -141,23 +150,24 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     return placed(seen) if root is None else seen
 
 
-def _keypoints(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None, side: str,
-               first: tuple[Prediction, Cut]) -> tuple[Tensor | None, Tensor | None, float]:
-    """2D joints (21,2) in the (mirrored) picture, confidence (21), and the size of the crop's pixels: of the second network, else
-    the method's own, else None."""
-    answer, cut = first
-    if view.keypoints is not None:
-        crop = view.keypoints.crop
-        cut = cut_hand(picture, K, box, side, factor=crop.factor, pixels=crop.pixels, antialias=crop.antialias)
-        answer = _predict(view, view.keypoints.method, cut)
-        if answer.joints_uv is None:
-            raise InputError("demo.keypoints: this model predicts no 2D joints; name the run of one that does (method pose2d)")
-        _require_finite(answer, where, "of demo.keypoints")
+def _second(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None, side: str) -> Joints2d:
+    """What the second network sees."""
+    crop = view.keypoints.crop
+    cut = cut_hand(picture, K, box, side, factor=crop.factor, pixels=crop.pixels, antialias=crop.antialias)
+    answer = _predict(view, view.keypoints.method, cut)
     if answer.joints_uv is None:
-        return None, None, 1.0
+        raise InputError("demo.keypoints: this model predicts no 2D joints; name the run of one that does (method pose2d)")
+    _require_finite(answer, where, "of demo.keypoints")
+    return _keypoints(answer, cut)
+
+
+def _keypoints(answer: Prediction, cut: Cut) -> Joints2d:
+    """The 2D joints of an answer on this crop, or that there are none."""
+    if answer.joints_uv is None:
+        return Joints2d(None, None, 1.0)
     back = invert_affine(torch.from_numpy(cut.crop_from_image))
     confidence = torch.ones(21) if answer.uv_confidence is None else answer.uv_confidence[0]
-    return transform_uv(back, answer.joints_uv[0].double()), confidence.double(), float(back[0, 0])
+    return Joints2d(transform_uv(back, answer.joints_uv[0].double()), confidence.double(), float(back[0, 0]))
 
 
 def _require_finite(answer: Prediction, where: Path, checkpoint: str) -> None:
@@ -214,18 +224,25 @@ def write_mesh(path: Path, one: ShownHand) -> None:
                                                              f"forward, root {one.seen.root_source}")
 
 
-def _predict(view: View, method: Method, cut: Cut) -> Prediction:
-    """A method's answer on one crop, on the CPU."""
+def _predict(view: View, method: Method, cut: Cut, joints: Joints2d | None = None) -> Prediction:
+    """A method's answer on one crop, on the CPU. joints: what a method that is told 2D joints is told."""
     def row(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array))[None].float()
 
     told = "identity" in method.needs
     if told and view.identity is None:
         raise InputError("demo.keypoints: this model is told whose hand it sees; name the run of one that is not")
+    if method.sees_keypoints and joints is None:
+        raise InputError("demo.keypoints: this model is told where the joints are in the picture; name the run of one that finds "
+                         "them (method pose2d)")
     batch = Batch(image=row(cut.image).permute(0, 3, 1, 2) / 255, K=row(cut.K), crop_from_image=row(cut.crop_from_image),
                   mirrored=torch.tensor([cut.mirrored]), index=torch.tensor([0]),
                   subject=torch.tensor([view.identity.subject if view.identity else 0]),
-                  identity=row(view.identity.shape) if told else None).to(view.device)
+                  identity=row(view.identity.shape) if told else None)
+    if method.sees_keypoints:
+        uv = transform_uv(torch.from_numpy(cut.crop_from_image), joints.uv)
+        batch = replace(batch, joints_uv=row(uv.numpy()), uv_confidence=row(joints.confidence.numpy()))
+    batch = batch.to(view.device)
     with torch.inference_mode():
         answer = method.decode(method(batch), batch)
     return Prediction(*(None if part is None else part.float().cpu().clone() for part in answer))

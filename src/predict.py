@@ -46,7 +46,8 @@ class TestOptions(Strict):
         None, description="what an identity-aware method is told: null or truth = the true shape; mean = the mean hand; else a "
                           "folder of identity files, or a list of such files")
     keypoints: str | None = Field(
-        None, description="predictions file with 2D joints of these frames: hands are placed by them, and scored in the camera")
+        None, description="predictions file with 2D joints of these frames: hands are placed by them, and scored in the camera; "
+                          "a method that is told 2D joints is told these")
     camera_identity: str | list[str] | None = Field(
         None, description="identity files (folder, folder of draws, or list) of protocol `K + identity`, for methods that are "
                           "told no shape")
@@ -69,13 +70,17 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     identities: shapes (10,) by subject that the method is told; None = the true shape. frames: an evenly spread choice.
     meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
     source.protocol() unless given, `told` what kind of shape a method was told, `parameters` and `speed` what it costs
-    (src/cost.py). keypoints: 2D joints to store with a method that predicts none. Raises InputError: a subject without identity,
-    a method that is told none, an unreadable sample, a prediction that is not finite, a killed worker, a full disk.
+    (src/cost.py). keypoints: 2D joints to store with a method that predicts none, or is told them: in place of the
+    labels, and of its own. Raises InputError: a subject without identity, a method that is told none, one that is to be told 2D
+    joints, an unreadable sample, a prediction that is not finite, a killed worker, a full disk.
     """
     told = "identity" in method.needs
     if identities is not None and not told:
         raise InputError("test.identity: this method is never told a shape; leave test.identity out, or test an identity-aware "
                          "method")
+    if method.sees_keypoints and keypoints is None:
+        raise InputError("test.keypoints: this method is told where the joints are in the picture, and never by the labels; name "
+                         "a predictions file with 2D joints of these frames (run.py test of method pose2d)")
     rows = chosen_rows(len(source), frames)
     asked = [[(0, row) for row in rows[i:i + batch]] for i in range(0, len(rows), batch)]
     if not rows:
@@ -93,8 +98,9 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 samples = source.batch(stack_to(raw, device))
                 if told:
                     samples = replace(samples, identity=_told(samples, identities))
-                _append(writer, source, samples, _answer(method, samples, narrow), keypoints)
-                first = samples if first is None else first
+                seen = _keypoints_told(samples, source, keypoints) if method.sees_keypoints else samples
+                _append(writer, source, samples, _answer(method, seen, narrow), keypoints)
+                first = seen if first is None else first
             speed = speed_of(lambda: _answer(method, first, narrow), len(first), device, narrow)
             writer.meta |= {"parameters": parameters_of(method), "speed": speed}
     finally:
@@ -102,10 +108,11 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
 
 
 def _answer(method: Method, samples: Batch, narrow: torch.dtype | None) -> Prediction:
-    """Network, in `narrow` where that is not None, and decoder, in float32."""
+    """Network, in `narrow` where that is not None, and decoder, in float32. 2D joints that a method is told are not its answer."""
     with torch.autocast(samples.image.device.type, narrow, enabled=narrow is not None):
         out = method(samples)
-    return method.decode(in_float32(out), samples)
+    answer = method.decode(in_float32(out), samples)
+    return answer._replace(joints_uv=None, uv_confidence=None) if method.sees_keypoints else answer
 
 
 def chosen_rows(count: int, frames: int | None) -> list[int]:
@@ -133,6 +140,14 @@ def _told(samples: Batch, identities: Identities | None) -> Tensor:
             raise InputError(f"test.identity: no identity of subject {subject}{have}; calibrate that subject too") from error
         shapes.append(np.asarray(shape, dtype=np.float32))
     return torch.from_numpy(np.stack(shapes)).to(samples.image.device)
+
+
+def _keypoints_told(samples: Batch, source: Source, keypoints: KeypointsFile) -> Batch:
+    """The batch with the file's 2D joints, put into the crops, where the labels were."""
+    found = keypoints.rows([source.sample_name(row) for row in samples.index.tolist()], _numpy(samples.mirrored))
+    uv, confidence = (torch.from_numpy(value).to(samples.image.device) for value in found[:2])
+    uv = transform_uv(samples.crop_from_image.double(), uv)
+    return replace(samples, joints_uv=uv.to(samples.image), uv_confidence=confidence.to(samples.image), has_uv=None)
 
 
 def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: Prediction, keypoints: KeypointsFile | None,
