@@ -108,7 +108,7 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
 
 
 def _answer(method: Method, samples: Batch, narrow: torch.dtype | None) -> Prediction:
-    """Network, in `narrow` where that is not None, and decoder, in float32. 2D joints that a method is told are not its answer."""
+    """Network, in `narrow` where that is not None, and decoder, in float32; 2D joints that a method is told are no answer."""
     with torch.autocast(samples.image.device.type, narrow, enabled=narrow is not None):
         out = method(samples)
     answer = method.decode(in_float32(out), samples)
