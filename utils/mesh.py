@@ -5,16 +5,15 @@ tables, by the exact rules of the published code (specs/cmr_boukhayma_metro.md 2
 vertices, faces and spirals do not depend on where the mesh stands; the published up-sampling weights do (see `upsampling`).
 Integers are int64, geometry is float64, in any unit.
 """
-import heapq
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from utils.decimation import EDGES, decimate
 from utils.errors import InputError
 
 UpWeights = Literal["published", "barycentric"]
-_EDGES = np.array([[0, 1], [1, 2], [2, 0]])
 _SAME = 1e-12  # squared distances that differ by less, relative to the coarse mesh's extent, are one
 
 
@@ -34,15 +33,16 @@ class Pyramid(NamedTuple):
 
 
 def build_pyramid(verts: np.ndarray, faces: np.ndarray, factors: Sequence[float] = (2, 2, 2, 2), length: int = 27,
-                  dilation: int = 1, weights: UpWeights = "published") -> Pyramid:
+                  dilation: int = 1, weights: UpWeights = "published", keep_boundary: bool = False) -> Pyramid:
     """Decimate verts (v,3), faces (f,3) by each of `factors` in turn (ceil(v/factor) vertices), with all tables in between.
 
-    Raises InputError if a level that needs spirals has fewer than length*dilation vertices.
+    See decimate, upsampling and spirals for the other arguments. Raises InputError if a level that needs spirals has fewer than
+    length*dilation vertices.
     """
     levels, kept, columns, up, tables = [np.asarray(faces, np.int64)], [], [], [], []
     verts = np.asarray(verts, np.float64)
     for factor in factors:
-        keep, coarse = decimate(verts, levels[-1], int(np.ceil(len(verts) / factor)))
+        keep, coarse = decimate(verts, levels[-1], int(np.ceil(len(verts) / factor)), keep_boundary)
         tables.append(spirals(verts, levels[-1], length, dilation))
         column, weight = upsampling(verts, verts[keep], coarse, weights)
         columns.append(column)
@@ -51,95 +51,6 @@ def build_pyramid(verts: np.ndarray, faces: np.ndarray, factors: Sequence[float]
         levels.append(coarse)
         verts = verts[keep]
     return Pyramid(tuple(levels), tuple(kept), tuple(columns), tuple(up), tuple(tables))
-
-
-def decimate(verts: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Collapse the cheapest edges of verts (v,3), faces (f,3) until at most `target` vertices are left.
-
-    -> kept (k,) ids, ascending, and the faces of those, renumbered, in the old order. Spec 2.6: an edge (r, c), r < c, collapses
-    into the end with the smaller summed quadric error (c on ties); keys that grew since are pushed back; ties by (r, c). No test
-    of the link condition: rough meshes can lose manifoldness. A face without area adds no plane.
-    """
-    faces = np.asarray(faces, np.int64)
-    points = np.concatenate([np.asarray(verts, np.float64), np.ones((len(verts), 1))], 1)
-    quadrics = _quadrics(points, faces)
-    ends = np.unique(np.sort(faces[:, _EDGES].reshape(-1, 2), 1), axis=0)
-    heap = [(min(_costs(points, quadrics, r, c)), r, c) for r, c in ends.tolist()]
-    heapq.heapify(heap)
-    survivor, mesh = list(range(len(verts))), _Corners(faces)
-
-    def alive(vertex: int) -> int:
-        while survivor[vertex] != vertex:
-            survivor[vertex] = survivor[survivor[vertex]]
-            vertex = survivor[vertex]
-        return vertex
-
-    while mesh.vertices > target and heap:
-        key, r, c = heapq.heappop(heap)
-        r, c = alive(r), alive(c)
-        if r == c:
-            continue
-        at_r, at_c = _costs(points, quadrics, r, c)
-        if min(at_r, at_c) > key:
-            heapq.heappush(heap, (min(at_r, at_c), r, c))
-            continue
-        keep, gone = (r, c) if at_r < at_c else (c, r)
-        quadrics[keep] = quadrics[gone] = quadrics[r] + quadrics[c]
-        survivor[gone] = keep
-        mesh.relabel(gone, keep)
-    left = mesh.left()
-    kept, renumbered = np.unique(left, return_inverse=True)
-    return kept, renumbered.reshape(left.shape).astype(np.int64)
-
-
-def _quadrics(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(v,4,4): for each vertex the sum of p p^T over its faces, p = (unit normal, -normal . a)."""
-    a, b, c = (points[faces[:, k], :3] for k in range(3))
-    normals = np.cross(b - a, c - a)
-    size = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.divide(normals, size, out=np.zeros_like(normals), where=size > 0)
-    planes = np.concatenate([normals, -(normals * a).sum(1, keepdims=True)], 1)
-    quadrics = np.zeros((len(points), 4, 4))
-    np.add.at(quadrics, faces.ravel(), np.repeat(planes[:, :, None] * planes[:, None], 3, 0))
-    return quadrics
-
-
-def _costs(points: np.ndarray, quadrics: np.ndarray, r: int, c: int) -> tuple[float, float]:
-    """Quadric error of the edge's sum at r and at c."""
-    both = quadrics[r] + quadrics[c]
-    return float(points[r] @ both @ points[r]), float(points[c] @ both @ points[c])
-
-
-class _Corners:
-    """Faces while they are relabelled: which are left, and how many vertices they name."""
-
-    def __init__(self, faces: np.ndarray):
-        self.faces: list[list[int] | None] = faces.tolist()
-        self.of_vertex: dict[int, set[int]] = {}
-        for index, face in enumerate(self.faces):
-            for vertex in face:
-                self.of_vertex.setdefault(vertex, set()).add(index)
-
-    @property
-    def vertices(self) -> int:
-        return len(self.of_vertex)
-
-    def relabel(self, gone: int, keep: int) -> None:
-        """Name `keep` where `gone` was named; a face that names a vertex twice goes."""
-        for index in self.of_vertex.pop(gone, ()):
-            face = self.faces[index]
-            face[face.index(gone)] = keep
-            if face.count(keep) == 1:
-                self.of_vertex.setdefault(keep, set()).add(index)
-                continue
-            self.faces[index] = None
-            for vertex in set(face):
-                self.of_vertex[vertex].discard(index)
-                if not self.of_vertex[vertex]:
-                    del self.of_vertex[vertex]
-
-    def left(self) -> np.ndarray:
-        return np.array([face for face in self.faces if face], np.int64).reshape(-1, 3)
 
 
 def upsampling(fine_verts: np.ndarray, coarse_verts: np.ndarray, coarse_faces: np.ndarray,
@@ -190,7 +101,7 @@ def _barycentrics(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     best = np.stack([1 - v - w, v, w], -1)
     inside = (best >= 0).all(-1) & ~flat
     nearest = np.full(inside.shape, np.inf)
-    for i, j in _EDGES:  # where the foot point lies outside, the nearest point is on an edge
+    for i, j in EDGES:  # where the foot point lies outside, the nearest point is on an edge
         start, edge = triangles[:, i], triangles[:, j] - triangles[:, i]
         share = ((points - start) * edge).sum(-1) / np.maximum((edge ** 2).sum(-1), np.finfo(float).tiny)
         share = share.clip(0, 1)
@@ -210,7 +121,7 @@ def _part(point: np.ndarray, corners: np.ndarray) -> list[int]:
     normal = normal / size if size > 0 else normal
     foot = point - (point - corners[0]) @ normal * normal
     beyond = False
-    for i, j in _EDGES.tolist():
+    for i, j in EDGES.tolist():
         edge, away = corners[j] - corners[i], foot - corners[i]
         if np.cross(edge, away) @ normal < 0:
             if edge @ away >= 0 and edge @ (corners[j] - foot) >= 0:

@@ -40,13 +40,15 @@ class PyramidOptions(Strict):
     """How a mesh decoder's pyramid is made; the defaults are the published ones.
 
     template: the mesh that is decimated: `mean_pose` (zero shape, mean pose, 0.3 m away, rounded to 6 digits, as the published
-    template.ply) or `rest` (the flat hand at the hand model's origin) · up_weights: see utils.mesh.upsampling · seq_length,
-    dilation: of the spirals · factors: how many times fewer vertices each next level has · pyramid: a file in place of all
-    that, an .npz that this project wrote for this hand, or the original's transform.pkl.
+    template.ply) or `rest` (the flat hand at the hand model's origin) · up_weights: see utils.mesh.upsampling · keep_boundary:
+    see utils.decimation.decimate · seq_length, dilation: of the spirals · factors: how many times fewer vertices each next
+    level has · pyramid: a file in place of all that, an .npz that this project wrote for this hand with the same options, or
+    the original's transform.pkl, to which the spirals and factors above must fit.
     """
 
     template: Literal["mean_pose", "rest"] = "mean_pose"
     up_weights: UpWeights = "published"
+    keep_boundary: bool = False
     seq_length: Annotated[int, Field(ge=1, le=778)] = 27
     dilation: Annotated[int, Field(ge=1, le=778)] = 1
     factors: Annotated[tuple[Annotated[float, Field(gt=1)], ...], Field(min_length=1)] = (2, 2, 2, 2)
@@ -123,7 +125,7 @@ def _kept(hand: HandModel, options: PyramidOptions, folder: Path) -> Pyramid:
     if path.is_file():
         return _read(path, hand, options, "remove it, and it is made again")
     pyramid = build_pyramid(template_verts(hand, options.template), hand.arrays.f, options.factors, options.seq_length,
-                            options.dilation, options.up_weights)
+                            options.dilation, options.up_weights, options.keep_boundary)
     try:
         write_pyramid(path, pyramid, hand, options)
     except OSError as error:
