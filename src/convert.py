@@ -73,6 +73,7 @@ def _check_which(what: str, theirs: Mapping[str, Tensor], file: str | Path) -> N
                          f"pass a checkpoint of {known.release}")
     if found != what:
         telling = [f"{prefix}*" for prefix in TABLE[found].has] + [f"no {prefix}*" for prefix in TABLE[found].lacks]
+        telling += [f"{name} of {count} rows" for name, count in TABLE[found].rows.items()]
         raise InputError(f"{file}: expected {what}, found {found} (it has {', '.join(telling)}); run convert {found} on it")
 
 

@@ -5,41 +5,26 @@ half the crop's size; stages two and three see the first one's stem beside the m
 two fingertips' maps. All stages are trained on the same target. The published settings are in options/dex_ycb_2d_pose.yaml;
 `width` and `stages` make it fit a CPU. Seed: the original ran an unused pooling and 1000-way layer in each stage; none here.
 """
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from src.backbones import BackboneOptions, normalise
+from src.backbones import normalise
 from src.losses import labelled, mean_known
 from src.maps import JOINTS, MAP_TRAINING_ONLY, PAIRS, MapOptions, map_terms, pair_sums, read_maps
 from src.method import Method
-from src.stage import Stage, start_published
+from src.stage import Stage, StageOptions, start_published
 from utils.batch import Batch, Prediction
 from utils.hand import HandModel
 
 
-class Options(MapOptions):
+class Options(StageOptions, MapOptions):
     """`method:` of an option file. The published settings are in options/dex_ycb_2d_pose.yaml."""
 
     name: Literal["pose2d"] = "pose2d"
     stages: int = Field(3, ge=1, le=3)
-    backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
-    weights: str | None = Field(None, description="of each stage: null = from scratch; torchvision's IMAGENET1K_V1; or a file")
-    width: float = Field(1.0, gt=0, le=4, description="factor on every channel count")
-    normalise: Literal["half", "imagenet"] = Field("half", description="(x - 0.5) / 0.5, or ImageNet's mean and deviation")
-
-    @model_validator(mode="after")
-    def _published_weights_fit(self) -> Self:
-        if self.weights is not None and self.width != 1:
-            raise ValueError("published weights need width 1; set weights: null to train from scratch")
-        return self
-
-    @property
-    def trunk(self) -> BackboneOptions:
-        """What src/backbones.py needs to know of it."""
-        return BackboneOptions(backbone=self.backbone, weights=self.weights, width=self.width, normalise=self.normalise)
 
 
 class Out(NamedTuple):

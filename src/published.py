@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from src import boukhayma, idhand, pose2d, published_boukhayma
+from src import boukhayma, cmr, idhand, pose2d, published_boukhayma, published_cmr
 from utils.strict import Strict
 
 Tensors = Mapping[str, Tensor]
@@ -22,7 +22,8 @@ class Published:
     method: the module it becomes a checkpoint of · has, lacks: prefixes of names that tell it from the others · options: its
     tensors -> the options that they, and the release, say · networks: options -> everything that has weights, by our names ·
     ours: a published name -> our name, or None · left_out: pattern of a published name -> why it is not in ours ·
-    free: options that the file leaves to its user.
+    free: options that the file leaves to its user · rows: tensor's name -> its first size, which tells this network from one with
+    the same names.
     """
 
     method: str
@@ -34,9 +35,12 @@ class Published:
     left_out: dict[str, str] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     release: str = "the ECCV 2022 release"
+    rows: dict[str, int] = field(default_factory=dict)
 
     def is_of(self, theirs: Tensors) -> bool:
         """Whether tensors of these names look like this network's."""
+        if any(name not in theirs or theirs[name].shape[:1] != (count,) for name, count in self.rows.items()):
+            return False
         return all(_any(theirs, prefix) for prefix in self.has) and not any(_any(theirs, prefix) for prefix in self.lacks)
 
     def why_left_out(self, name: str) -> str | None:
@@ -121,6 +125,15 @@ def _pose2d_name(name: str) -> str | None:
     return None
 
 
+# --- CMR ---
+
+def _cmr(has: str, variant: str, rows: dict[str, int] | None = None, release: str = published_cmr.RELEASE,
+         **options: str) -> Published:
+    return Published("cmr", published_cmr.HAS[has], (), lambda theirs: published_cmr.options(theirs, variant, **options),
+                     cmr.networks, lambda name: published_cmr.name(name, variant), published_cmr.LEFT_OUT[variant],
+                     release=release, rows=published_cmr.ROWS[has] if rows is None else rows)
+
+
 TABLE = {
     "idhand_baseline": _idhand(BASELINE, ("shape_extractor.",), ("conf_branch.",)),
     "idhand_given": _idhand(GIVEN, (), ("shape_extractor.", "conf_branch.")),
@@ -133,4 +146,9 @@ TABLE = {
     "boukhayma_dexycb": Published("boukhayma", (*published_boukhayma.HAS, published_boukhayma.LAYER), (),
                                   published_boukhayma.dexycb_options, boukhayma.networks, published_boukhayma.name,
                                   published_boukhayma.LEFT_OUT),
+    "cmr_sg": _cmr("cmr_sg", "sg"),
+    "cmr_pg": _cmr("cmr_pg", "pg"),
+    "cmr_g": _cmr("cmr_g", "g"),
+    # Seed: Kong et al. centre the DexYCB variant on MANO's translation point, where CMR has the wrist.
+    "cmr_pg_dexycb": _cmr("cmr_pg", "pg", rows={published_cmr.LAST_HEAD: 21}, release="the ECCV 2022 release", origin="mano"),
 }

@@ -5,13 +5,35 @@ The image part of CMR (Chen et al., CVPR 2021; specs/cmr_boukhayma_metro.md 2.1,
 what has been drawn so far), which three convolutions turn into a stem of its own. With `latent` the classifier's 1000 logits
 come along: they are the feature that CMR makes a mesh of.
 """
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from src.backbones import BackboneOptions, ResNet, build_backbone, load_published
+from utils.strict import Strict
+
+
+class StageOptions(Strict):
+    """Mixed into the options of a method that is made of stages."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    weights: str | None = Field(None, description="of each stage: null = from scratch; torchvision's IMAGENET1K_V1; or a file")
+    width: float = Field(1.0, gt=0, le=4, description="factor on every channel count of the stages")
+    normalise: Literal["half", "imagenet"] = Field("half", description="(x - 0.5) / 0.5, or ImageNet's mean and deviation")
+
+    @model_validator(mode="after")
+    def _published_weights_fit(self) -> Self:
+        if self.weights is not None and self.width != 1:
+            raise ValueError("published weights need width 1; set weights: null to train from scratch")
+        return self
+
+    @property
+    def trunk(self) -> BackboneOptions:
+        """What src/backbones.py needs to know of it."""
+        return BackboneOptions(backbone=self.backbone, weights=self.weights, width=self.width, normalise=self.normalise)
 
 
 class StageOut(NamedTuple):
