@@ -3,11 +3,14 @@
 Geometry is chosen here as numbers (angle, scale, shift) and applied by maps of utils/camera.py, so that image, K, pixels and 3D
 move together (datasets/reader.py). Every random number comes in as `random` (b, RANDOM) in [0, 1), drawn per sample from (seed,
 epoch, index): the same sample looks the same in any batch, on any number of processes.
+CMR's crop of a training picture (specs/cmr_boukhayma_metro.md 3.3) is `jitter: inside`. Seed: its angles and corners are whole
+numbers, it turns about pixel (112, 112) whatever the principal point, and its picture, pixels and K are up to a pixel apart.
 Colour is that of Kong et al.'s training (specs/idhandmesh.md 2.3). Seed: theirs acts on the crop before it is resized and is
 never clipped; here it acts on the network's crop and ends in [0, 1]. Seed: theirs flips a coin for contrast before or after the
 HSV block; scaling leaves hue and saturation as they are, so both orders are one result and there is no coin here. Seed: theirs
 draws from a generator that all workers share.
 """
+import math
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -22,6 +25,7 @@ from utils.strict import Strict
 RANDOM = 20  # uniform numbers that a sample needs; columns are named below
 _ANGLE, _SCALE, _SHIFT = 0, 1, slice(2, 4)
 _COINS, _COLOUR, _ERASE, _NOISE = slice(4, 8), slice(8, 12), slice(12, 18), slice(18, 20)
+SPREAD = 3.0  # CMR's pos_aug: standard deviation before values beyond 1 are redrawn, which leaves them nearly uniform
 ERASED_SHARE, ERASED_ASPECT = (0.02, 0.2), 2.0  # of the crop's area; width to height within 1/2 .. 2
 LUMA = (0.299, 0.587, 0.114)
 _NOISE_SPARE = 1 << 16
@@ -44,7 +48,10 @@ class AugmentOptions(Strict):
 
     rotate: float = Field(0.0, ge=0, le=180, description="in-plane rotation, uniform within ± degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="crop side times exp(u), u uniform within ± log(1 + scale)")
-    shift: float = Field(0.0, ge=0, lt=1, description="shift of the crop, uniform within ± this share of its side, x and y apart")
+    shift: float = Field(0.0, ge=0, le=1, description="shift of the crop, uniform within ± this share of its side, x and y apart")
+    jitter: Literal["share", "inside"] = Field("share", description="inside, as CMR: crop side times 1 + scale a, shifted by "
+                                               "shift s of the room around the box, so the box never leaves the crop; a and s "
+                                               "normal of deviation 3 within ± 1; its own: scale 0.1538 (0.2 of 1.3), shift 1")
     probability: float = Field(0.5, ge=0, le=1, description="chance of each of the four colour changes")
     brightness: float = Field(0.0, ge=0, le=255, description="added, uniform within ± of 255")
     contrast: float = Field(0.0, ge=0, lt=1, description="factor on the values, uniform in 1 ± contrast")
@@ -67,7 +74,8 @@ class AugmentOptions(Strict):
 
 
 class Placement(NamedTuple):
-    """Where a crop lies: angle (b) rad · scale (b) on the crop's side · shift (b,2) in sides of the crop."""
+    """Where a crop lies: angle (b) rad · scale (b) on the crop's side · shift (b,2) in sides of the crop, or (jitter inside) in
+    what a box may move each way in its crop, along the turned crop's axes."""
 
     angle: Tensor
     scale: Tensor
@@ -86,9 +94,56 @@ class Colour(NamedTuple):
 def placement(random: Float[Tensor, "b r"], options: AugmentOptions) -> Placement:
     """The crop's random place, float64 (the maps made from it are)."""
     both = 2 * random[:, :4].double() - 1
+    if options.jitter == "inside":
+        normal = cut_normal(both[:, 1:])
+        return Placement(both[:, _ANGLE] * (options.rotate * torch.pi / 180), 1 + options.scale * normal[:, 0],
+                         normal[:, 1:] * options.shift)
     grow = torch.log1p(torch.tensor(options.scale, dtype=torch.float64))
     return Placement(both[:, _ANGLE] * (options.rotate * torch.pi / 180), torch.exp(both[:, _SCALE] * grow.item()),
                      both[:, _SHIFT] * options.shift)
+
+
+def cut_normal(uniform: Tensor) -> Tensor:
+    """Numbers uniform in [-1, 1) as normal ones of deviation SPREAD that are redrawn until within ± 1 (inverse distribution)."""
+    return (SPREAD * 2**0.5) * torch.erfinv(uniform * math.erf(1 / (SPREAD * 2**0.5)))
+
+
+def crop_square(box: Float[Tensor, "b 3"], hull: Float[Tensor, "b n 2"] | None, factor: float, place: Placement,
+                options: AugmentOptions) -> tuple[Float[Tensor, "b 2"], Float[Tensor, "b"]]:
+    """Centre and side of the randomly placed crop, pixels of the picture; it lies turned by place.angle.
+
+    box: centre and side · hull: pixels whose turned box is the hand's, in place of the upright one · factor: crop.factor.
+    """
+    centre, size = (box[:, :2], box[:, 2:]) if hull is None else turned_box(hull, place.angle)
+    side = size.amax(1) * factor * place.scale
+    if options.jitter == "share":
+        return centre + place.shift * side[:, None], side
+    room = ((side[:, None] - size) / 2).clamp(min=0)
+    return centre + _turned(place.shift * room, -place.angle), side
+
+
+def published_map(box: Float[Tensor, "b 3"], crop: CropOptions) -> Float[Tensor, "b 3 3"]:
+    """crop_from_image as CMR resamples its pictures: the first pixel of the square to the crop's first, the last (which lies
+    beside the square) to its last. Their K is that of `crop_matrix`; the two are up to a pixel apart."""
+    half = box[:, 2:] * (crop.factor / 2)
+    low, high = (box[:, :2] + 0.5 - half).trunc(), (box[:, :2] + 0.5 + half).trunc()  # the original's centre is x + w / 2
+    scale = (crop.pixels - 1) / (high - low)[:, :1]
+    zero, one = torch.zeros_like(scale[:, 0]), torch.ones_like(scale[:, 0])
+    (x, y), scale = (-low * scale).unbind(1), scale[:, 0]
+    return torch.stack((scale, zero, x, zero, scale, y, zero, zero, one), -1).unflatten(-1, (3, 3))
+
+
+def turned_box(hull: Float[Tensor, "b n 2"], angle: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b 2"], Float[Tensor, "b 2"]]:
+    """Box of points after a turn of the picture by `angle` (clockwise): its centre in the picture before, and its width and
+    height after, to the outer edges of the pixels that the points are."""
+    turned = _turned(hull, angle[:, None])
+    low, high = turned.amin(1), turned.amax(1)
+    return _turned((low + high) / 2, -angle), high - low + 1
+
+
+def _turned(points: Float[Tensor, "... 2"], angle: Tensor) -> Tensor:
+    (x, y), cos, sin = points.unbind(-1), torch.cos(angle), torch.sin(angle)
+    return torch.stack((cos * x - sin * y, sin * x + cos * y), -1)
 
 
 def colour(random: Float[Tensor, "b r"], options: AugmentOptions) -> Colour:

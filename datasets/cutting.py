@@ -43,12 +43,13 @@ LABELS: dict[str, tuple[type, tuple[int, ...]]] = {
 class Loaded(NamedTuple):
     """One picture. row: the labels of the index, and ROWS without stored, has_mask and size (label, official, subject, group and
     side have defaults) · picture: its file · mask: (h,w) uint8, above 127 = hand, or None · size: width and height that the file
-    must have, or None."""
+    must have, or None · whole: the picture, a square one, is stored whole and, at its own size, byte by byte."""
 
     row: dict[str, Any]
     picture: Path
     mask: np.ndarray | None = None
     size: tuple[int, int] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,17 @@ def _one(sample: Any, task: Cut) -> tuple[dict[str, Any], bytes, bytes]:
     """Row, crop and mask ("" = none) of one picture. Raises Excluded or Broken."""
     loaded = task.load(sample)
     row = {"label": -1, "has_mask": False, "official": -1, "subject": 0, "group": 0, "side": 0, **loaded.row}
-    stored = stored_square(np.asarray(row["box"], np.float64), task.factor)
     image = decode(loaded.picture, *(loaded.size or (None, None)), resize="unpack the archive again")
-    row |= {"stored": stored, "size": image.shape[1::-1]}
+    width, height = image.shape[1::-1]
+    stored = np.array([0, 0, width]) if loaded.whole else stored_square(np.asarray(row["box"], np.float64), task.factor)
+    row |= {"stored": stored, "size": (width, height)}
     if len(str(row["name"]).encode()) > 96:
         raise Broken("name too long", f"{loaded.picture}: expected a name of at most 96 letters in the tree; rename its folder")
     mask = b""
     if task.masks and loaded.mask is not None:
         mask, row["has_mask"] = mask_png(cut(loaded.mask, stored, task.pixels)), True
+    if loaded.whole and task.pixels in (None, width):
+        return row, loaded.picture.read_bytes(), mask
     return row, jpeg(cut(image, stored, task.pixels), task.quality), mask
 
 

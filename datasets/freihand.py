@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 
-from datasets.augment import AugmentOptions, CropOptions
+from datasets.augment import AugmentOptions, CropOptions, published_map
+from datasets.cache import read_columns
 from datasets.cutting import Cut, columns_of, cut_task
 from datasets.freihand_labels import (
     JOINTS_KIND,
@@ -25,17 +27,19 @@ from datasets.freihand_labels import (
     vertices_of,
     write_labels,
 )
-from datasets.freihand_tree import EVALUATION, PUBLISHED, SIGNS, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
-from datasets.prepare import Job, fingerprint
+from datasets.freihand_tree import EVALUATION, PUBLISHED, SIGNS, SIZE, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
+from datasets.mask_box import EVALUATION_SIDE, HULL
+from datasets.prepare import Columns, Job, fingerprint
 from datasets.prepare import prepare as prepare_job
 from datasets.prepare_summary import Prepared
 from datasets.prepared import BASE, PreparedReader
 from datasets.prepared_options import PreparedOptions
-from datasets.reader import Hands
+from datasets.reader import Hands, Raw
 from datasets.tasks import pieces, spread
 from utils.errors import InputError
 
 log = logging.getLogger(__name__)
+HULL_COLUMN = {"hull": (np.int16, (HULL, 2))}  # of the index where crops are cut around masks
 
 
 class Options(PreparedOptions):
@@ -46,17 +50,25 @@ class Options(PreparedOptions):
     root: str = Field("data/freihand", description="folder with training_K.json, training/ and so on")
     prepared: str = Field("out/prepared/freihand", description="folder that prepare writes and the reader reads")
     hands: Literal["right"] = Field("right", description="FreiHAND has right hands only")
-    box: Literal["joints", "picture"] = Field("joints", description="what crops are cut around: the box of the true joints, or "
-                                                                    "the whole picture, which needs no label")
+    box: Literal["joints", "picture", "mask"] = Field(
+        "joints", description="what crops are cut around: the box of the true joints; the whole picture, which needs no label; "
+                              "or, as CMR, that of a training picture's mask, and for the evaluation the middle: 130 pixels at "
+                              "crop.factor=1.3. With mask, pictures are stored whole, whatever dataset.stored.factor says")
     masks: bool = Field(True, description="store the training pictures' masks too")
 
     versions: tuple[Literal["gs", "hom", "sample", "auto"], ...] = Field(
         VERSIONS, min_length=1, description="read these versions of the training pictures: green screen, and three recoloured")
+    crop_rule: Literal["exact", "published"] = Field(
+        "exact", description="published: the evaluation's crops (box=mask) are resampled as CMR's own evaluation does, up to a "
+                             "pixel off their K, for weights that were trained so; exact: image, pixels and K agree")
     val_every: int | None = Field(None, ge=2, description="split val is every k-th training sample, train is the others")
 
     def plan(self) -> dict[str, Any]:
         """The part that a prepared folder depends on."""
-        return {**super().plan(), "box": self.box, "masks": self.masks}
+        plan = {"box": self.box, **super().plan(), "masks": self.masks}  # a refusal names the first that differs
+        if self.box == "mask":  # whole pictures, unless resized the files' own bytes
+            plan |= {"factor": None, "quality": self.stored.quality if self.stored.pixels else None}
+        return plan
 
 
 class FreiHand(PreparedReader):
@@ -73,9 +85,19 @@ class FreiHand(PreparedReader):
         if self.part and options.val_every is None:
             raise InputError(f"FreiHAND has no split {split} of its own: take training or evaluation, or set "
                              "dataset.val_every=10 for a tenth of the training samples as val and the others as train")
+        self.native = SIZE if options.box == "mask" else None
+        self.published = options.crop_rule == "published" and split == EVALUATION
+        if options.crop_rule == "published" and options.box != "mask":
+            raise InputError(f"dataset.crop_rule=published is CMR's crop of the evaluation: expected dataset.box=mask with it, "
+                             f"found {options.box}; set dataset.box=mask and prepare, or dataset.crop_rule=exact")
         super().__init__(options, crop, augment, hands, split=TRAINING if self.part else split, train=train, seed=seed,
                          needs=needs)
         self.split = split
+        if self.published:  # bilinear from the picture itself
+            self.read_pixels, self.samples = self.meta["plan"]["pixels"] or SIZE, 1
+        elif options.box == "mask" and crop.antialias:  # boxes differ in size: as most need
+            side = crop.factor * float(np.median(self.index["box"][self.rows, 2])) / SIZE * self.read_pixels
+            self.samples = max(1, int(side / crop.pixels + 0.5))
         if self.unlabelled:
             if needs is not None and (lacking := needs - self.provides - BASE):
                 raise InputError(f"{self.folder}: FreiHAND's evaluation has no {', '.join(sorted(lacking))} here; {PUBLISHED}")
@@ -96,6 +118,8 @@ class FreiHand(PreparedReader):
 
     def _open(self) -> None:
         super()._open()
+        if self.options.box == "mask":
+            self.index |= read_columns(self.folder / "index", {name: shape for name, (_, shape) in HULL_COLUMN.items()})
         if self._stored_split not in self.meta["splits"]:
             return  # refused next, by name
         if self.unlabelled:
@@ -116,12 +140,32 @@ class FreiHand(PreparedReader):
             keep &= (np.array(self.index["label"]) % self.options.val_every == 0) == (self.part == "val")
         return keep
 
+    def _share(self) -> float:
+        return self.crop.factor * EVALUATION_SIDE / SIZE if self.options.box == "mask" else super()._share()
+
+    def _place(self, raw: dict[str, Tensor], *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        crop_from_image, crop_from_picture, K, angle = super()._place(raw, *args)
+        if self.published:
+            crop_from_picture = published_map(raw["box"].double(), self.crop)
+        return crop_from_image, crop_from_picture, K, angle
+
+    def read(self, index: int) -> Raw:
+        raw = super().read(index)
+        if self.train and "hull" in self.index:
+            raw["hull"] = np.array(self.index["hull"][self.rows[index]])
+        return raw
+
     def protocol(self) -> dict[str, Any]:
         says = super().protocol()
         says["vertices"] = self.meta["vertices"][self._stored_split] or "none"
         if self.unlabelled:
             says["no_labels"] = PUBLISHED
-        if self.unlabelled or self.options.box == "picture":
+        if self.options.box == "mask":
+            says["crop"] = f"{self.crop.factor:g} x box of the mask, {self.crop.pixels} px"
+            if self._stored_split == EVALUATION:
+                says["crop_rule"] = self.options.crop_rule
+                says["crop"] = f"{self.crop.factor * EVALUATION_SIDE:g} px in the picture's middle, {self.crop.pixels} px"
+        elif self.unlabelled or self.options.box == "picture":
             says["crop"] = f"{self.crop.factor:g} x the whole picture, {self.crop.pixels} px"
         if self._stored_split == TRAINING:
             says["versions"] = ", ".join(name for name in self.options.versions if name in self.meta["versions"])
@@ -151,7 +195,7 @@ def prepare(options: Options, hands: Hands, workers: int | None = None) -> Prepa
                                                      if lists.split == TRAINING]
     counts = prepare_job(Job(
         title=FreiHand.title.lower(), version=FreiHand.version, root=Path(options.root), plan=options.plan(), cut=cut_task,
-        columns=columns_of(), tasks=list(_tasks(options, splits)), fingerprint=mark,
+        columns=_columns(options), tasks=list(_tasks(options, splits)), fingerprint=mark,
         streams=("crops", "masks") if options.masks else ("crops",), unit="part", about={"notes": notes},
         meta={"splits": [lists.split for lists in splits], "labels": list(columns), "versions": _versions(splits),
               "vertices": {lists.split: None if lists.xyz is None else vertices_of(lists) for lists in splits},
@@ -165,6 +209,10 @@ def _versions(splits: list[Lists]) -> list[str]:
     return [name for lists in splits if lists.split == TRAINING for name in lists.versions]
 
 
+def _columns(options: Options) -> Columns:
+    return columns_of() | (HULL_COLUMN if options.box == "mask" else {})
+
+
 def _tasks(options: Options, splits: list[Lists]) -> Iterator[Cut]:
     """Pictures in the order of splits and their numbers."""
     source = Source(Path(options.root), tuple(lists.split for lists in splits), options.box, options.stored.factor, options.masks)
@@ -176,5 +224,5 @@ def _tasks(options: Options, splits: list[Lists]) -> Iterator[Cut]:
             version, sample = divmod(number, len(lists))
             label = first if lists.xyz is None else first + sample
             samples.append(Sample(source, lists.split, number, sample, version, label, K[sample], uv[sample]))
-        yield from pieces(spread(samples, options.limit), load, columns_of(), options, lists.split, masks=options.masks,
+        yield from pieces(spread(samples, options.limit), load, _columns(options), options, lists.split, masks=options.masks,
                           digest=lists.fingerprint)

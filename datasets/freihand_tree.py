@@ -17,7 +17,8 @@ import numpy as np
 import orjson
 
 from datasets.cutting import Loaded
-from datasets.pictures import Broken, box_of, decode, require_seen
+from datasets.mask_box import ABOVE, EVALUATION_SIDE, SMALLEST, box_of_hull, hull_of, square_hull
+from datasets.pictures import Broken, Excluded, box_of, decode, require_seen
 from datasets.prepare import fingerprint
 from utils.errors import InputError
 from utils.files import require_file, require_folder
@@ -78,7 +79,7 @@ class Lists:
 
 
 class Source(NamedTuple):
-    """What samples of one preparation share. splits: those that are there · box: `joints` or `picture`."""
+    """What samples of one preparation share. splits: those that are there · box: `joints`, `picture` or `mask`."""
 
     root: Path
     splits: tuple[str, ...]
@@ -207,7 +208,7 @@ def load(sample: Sample) -> Loaded:
     """A picture's row, file and mask. Raises Excluded: the hand is not in it; Broken: joints behind the camera, no mask."""
     source, split = sample.source, sample.split
     name = f"{split}/rgb/{sample.number:08d}.jpg"
-    path, box, mask = source.root / name, WHOLE, None
+    path, box, mask, row = source.root / name, WHOLE, None, {}
     if sample.uv is not None:
         if not np.isfinite(sample.uv).all():
             raise Broken("joints behind the camera", f"{source.root}/{split}_xyz.json: sample {sample.sample} (counted from 0): "
@@ -215,16 +216,23 @@ def load(sample: Sample) -> Loaded:
         tight = box_of(sample.uv)
         require_seen(tight, sample.uv.min(0), sample.uv.max(0), SIZE, SIZE, source.factor, path)
         box = tight if source.box == "joints" else WHOLE
-    if source.masks and split == TRAINING:
-        mask = _mask(source.root / split / "mask" / f"{sample.sample:08d}.jpg")
-    row = {"name": name, "split": source.splits.index(split), "official": sample.number if split == EVALUATION else -1,
-           "group": sample.version, "label": sample.label, "K": sample.K, "box": box}
-    return Loaded(row, path, mask, (SIZE, SIZE))
+    of_mask = source.box == "mask"
+    if split == TRAINING and (source.masks or of_mask):
+        mask = _mask(source.root / split / "mask" / f"{sample.sample:08d}.jpg", of_mask)
+    if of_mask:
+        row["hull"] = square_hull(WHOLE[0], EVALUATION_SIDE) if mask is None else hull_of(mask)
+        if row["hull"] is None or (box := box_of_hull(row["hull"]))[2] < SMALLEST:
+            raise Excluded("no hand in the mask")
+    row |= {"name": name, "split": source.splits.index(split), "official": sample.number if split == EVALUATION else -1,
+            "group": sample.version, "label": sample.label, "K": sample.K, "box": box}
+    return Loaded(row, path, mask, (SIZE, SIZE), whole=of_mask)
 
 
-def _mask(path: Path) -> np.ndarray:
-    """(224,224) uint8. The message of a missing one also names the way without masks."""
+def _mask(path: Path, needed: bool) -> np.ndarray:
+    """(224,224) uint8, 0 or 255 where it is needed for the box. The message of a missing one also names the way without masks."""
     try:
-        return decode(path, SIZE, SIZE, "mask", cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION, UNPACK)
+        mask = decode(path, SIZE, SIZE, "mask", cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION, UNPACK)
     except Broken as broken:
-        raise Broken(broken.reason, f"{broken}, or set dataset.masks=false") from broken
+        way = "dataset.box=joints and dataset.masks=false" if needed else "dataset.masks=false"
+        raise Broken(broken.reason, f"{broken}, or set {way}") from broken
+    return np.where(mask > ABOVE, 255, 0).astype(np.uint8) if needed else mask

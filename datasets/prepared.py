@@ -41,12 +41,14 @@ class PreparedReader(Reader):
     """A split of a prepared folder. Subclasses set the conventions of datasets.reader.Reader and what follows.
 
     title: how messages call the dataset; also of prepare's Job, in small letters · version: of that Job · joints_text: what
-    tables say the joints are · hand_tolerance_m: how far labelled joints may lie from the hand model's; None = not compared.
+    tables say the joints are · native: side of what is stored, where all rows have one · hand_tolerance_m: how far labelled
+    joints may lie from the hand model's; None = not compared.
     """
 
     title: str
     version: int = 1
     joints_text: str
+    native: int | None = None
     hand_tolerance_m: float | None = 0.002
 
     def __init__(self, options: PreparedOptions, crop: CropOptions, augment: AugmentOptions, hands: Hands, *, split: str,
@@ -61,13 +63,10 @@ class PreparedReader(Reader):
         self._open()
         self.rows = self._select()
         self.mirrors = bool(self.index["side"][self.rows].any())
-        stored = self.meta["plan"]
-        share = crop.factor / stored["factor"]
-        self.read_pixels = stored["pixels"] or options.read_pixels or int(np.ceil(crop.pixels / share - 1e-9))
+        share = self._share()
+        pixels = min(int(np.ceil(crop.pixels / share - 1e-9)), self.native or 1 << 16)
+        self.read_pixels = self.meta["plan"]["pixels"] or options.read_pixels or pixels
         self.samples = max(1, int(self.read_pixels * share / crop.pixels + 0.5)) if crop.antialias else 1
-        if crop.factor > stored["factor"] * (1 + 1e-9):
-            raise InputError(f"crop.factor={crop.factor} is wider than the stored crops ({stored['factor']} times the box, in "
-                             f"{self.folder}); prepare with a larger dataset.stored.factor, into another dataset.prepared")
         self.provides = self._provides()
         self.needs = self.provides if needs is None else needs
         self._require_hands()
@@ -94,6 +93,14 @@ class PreparedReader(Reader):
             raise InputError(f"{self.title} {self.split}: no picture is left in {self.folder}; see its counts.json and the "
                              "options of dataset that choose")
         return chosen
+
+    def _share(self) -> float:
+        """Side of a sample's crop over that of what is stored. InputError where the crop is wider."""
+        stored, factor = self.meta["plan"]["factor"], self.crop.factor
+        if factor > stored * (1 + 1e-9):
+            raise InputError(f"crop.factor={factor} is wider than the stored crops ({stored} times the box, in "
+                             f"{self.folder}); prepare with a larger dataset.stored.factor, into another dataset.prepared")
+        return factor / stored
 
     def _kept(self) -> np.ndarray | bool:
         """Which rows of the whole index the dataset's own options choose."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.augment import RANDOM, AugmentOptions, CropOptions, augment_colours, placement, resample
+from datasets.augment import RANDOM, AugmentOptions, CropOptions, augment_colours, crop_square, placement, resample
 from utils.batch import Batch, JointSet
 from utils.camera import K_of_crop, K_of_mirror, crop_matrix, invert_affine, mirror_matrix, transform_uv
 from utils.errors import InputError
@@ -55,8 +55,9 @@ class Reader(ABC):
     `read(index)` returns the stored picture `image` (s,s,3) RGB uint8, where it lies: `stored_from_image` (3,3), the whole
     picture's K (3,3) and `width`, `box` (3) = centre and side of the hand's box in pixels of the whole picture, `mirrored` (a
     left hand, in the dataset's own side and camera), `subject` (number), and the LABELS it has: pose, shape, trans, joints,
-    joints_uv of the whole picture, verts, root (the wrist joint), and `mask` (s,s) of the stored picture, 0 or 255. Every sample
-    of a dataset brings the same ones; one that lacks a label brings zeros and `has_joints`, `has_hand` (pose, shape and trans),
+    joints_uv of the whole picture, verts, root (the wrist joint), and `mask` (s,s) of the stored picture, 0 or 255, and `hull`
+    (n,2) = pixels of the whole picture whose box, turned with the picture, takes the place of `box` in training. Every sample of
+    a dataset brings the same ones; one that lacks a label brings zeros and `has_joints`, `has_hand` (pose, shape and trans),
     `has_verts`, `has_root`, `has_uv`, `has_mask` = False. joint_valid (21): which joints_uv are known.
     """
 
@@ -167,16 +168,16 @@ class Reader(ABC):
     def _place(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps in float64: crop_from_image (mirrored pictures), the same from the picture as stored, K of the crop, angle (b)."""
         K, box, width = raw["K"].double(), raw["box"].double(), raw["width"].double()
-        centre, side = box[:, :2], box[:, 2] * self.crop.factor
+        hull = raw["hull"].double() if "hull" in raw else None
         if any_mirrored:
             flip = torch.where(mirrored[:, None, None], mirror_matrix(width, K), torch.eye(3, dtype=K.dtype, device=K.device))
             K = torch.where(mirrored[:, None, None], K_of_mirror(K, width), K)
-            centre = transform_uv(flip, centre[:, None])[:, 0]
-        angle = torch.zeros_like(side)
+            box = torch.cat((transform_uv(flip, box[:, None, :2])[:, 0], box[:, 2:]), 1)
+            hull = transform_uv(flip, hull) if hull is not None else None
+        centre, side, angle = box[:, :2], box[:, 2] * self.crop.factor, torch.zeros_like(box[:, 2])
         if self.train and self.augment.moves:
             place = placement(raw["random"], self.augment)
-            angle, side = place.angle, side * place.scale
-            centre = centre + place.shift * side[:, None]
+            angle, (centre, side) = place.angle, crop_square(box, hull, self.crop.factor, place, self.augment)
         crop_from_image = crop_matrix(centre, side, self.crop.pixels, angle)
         unmirrored = crop_from_image @ flip if any_mirrored else crop_from_image
         return crop_from_image, unmirrored, K_of_crop(K, crop_from_image, angle), angle

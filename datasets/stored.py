@@ -20,7 +20,7 @@ from utils.errors import InputError
 def read_stored(store: Crops, row: int, pixels: int, antialias: bool, name: Callable[[], str],
                 flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     """A stored picture or mask at the size that is read. InputError with the sample's name where it cannot be decoded."""
-    image = cv2.imdecode(store[row], flags)
+    image = cv2.imdecode(store[row], flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"{name()}: its crop in {store.path} cannot be decoded; remove the folder and prepare again")
     if image.shape[0] != pixels:
