@@ -18,11 +18,13 @@ from src.demo_camera import CameraSource
 from src.demo_hand import Crop, Keypoints, View, evaluating, held, look, shown, write_mesh
 from src.demo_input import HandBox, boxes_of, list_pictures, read_boxes, read_picture
 from src.demo_numbers import picture_numbers
+from src.demo_plots import plot_names, plot_of_hand
 from src.demo_refine import refined
 from src.demo_track import TrackOptions, show_track
 from src.demo_video import is_video
 from src.identity import Identity, read_identity
 from src.method import Method
+from src.plots import write_panels
 from utils.errors import InputError
 from utils.files import write_bytes, write_json
 from utils.hand import HandModel
@@ -43,6 +45,8 @@ class DemoOptions(TrackOptions):
                                                    "is told one, else its shape takes the place of the predicted one")
     keypoints: str | None = Field(None, description="folder of a trained run of 2D joints (pose2d), which then place the hand")
     alpha: float = Field(0.8, ge=0, le=1, description="opacity of the drawn mesh")
+    panels: bool = Field(False, description="also write NNN_plot.jpg, five panels of each hand, with NNN_mesh.ply in place of "
+                                            "NNN.ply; of a picture NNN_img.jpg or NNN.jpg")
     track: bool = Field(False, description="take a folder for the frames of one track, as a video is")
 
 
@@ -59,6 +63,7 @@ class _Run:
 def demo(method: Method, hand: HandModel, options: DemoOptions, folder: str | Path, crop: Crop, device: torch.device, *,
          checkpoint: str | None = None, keypoints: Keypoints | None = None) -> dict[str, Any]:
     """Show `options.input` in `folder`: <picture>.png, .ply (one per hand), .json; or of a track <name>.mp4, .json and .jsonl.
+    With demo.panels the meshes are NNN_mesh.ply, beside NNN_plot.jpg (src/demo_plots.py).
 
     Returns {pictures, hands, folder, text}. method: with its weights loaded; hand: the right hand model it was built with; crop:
     the crop options it was trained with; checkpoint: its name, for the JSON; keypoints: a second network, for 2D joints. Raises
@@ -72,6 +77,9 @@ def demo(method: Method, hand: HandModel, options: DemoOptions, folder: str | Pa
     if options.input and folder.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise InputError(f"demo.out: {folder} is the folder of the pictures, and results would mix with them; name another")
     track = options.track or (is_video(source) and source.is_file())
+    if track and options.panels:
+        raise InputError("demo.panels: five-panel pictures are of pictures, and this is a track; leave demo.panels or demo.track "
+                         "out")
     pictures = [] if track else list_pictures(options.input)
     cameras = CameraSource(options.K, options.fov)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
@@ -94,9 +102,10 @@ def _identity(method: Method, hand: HandModel, options: DemoOptions) -> Identity
 
 def _pictures(run: _Run, pictures: list[Path], folder: Path) -> dict[str, Any]:
     hands, failed = 0, []
-    for path, name in tqdm(list(zip(pictures, _names(pictures))), desc="demo", unit="picture", disable=None):
+    names = _names(pictures)
+    for path, name, short in tqdm(list(zip(pictures, names, plot_names(names))), desc="demo", unit="picture", disable=None):
         try:
-            hands += _picture(run, path, folder, name)
+            hands += _picture(run, path, folder, name, short)
         except InputError as error:
             failed.append(str(error))
     if failed:
@@ -113,7 +122,7 @@ def _names(pictures: list[Path]) -> list[str]:
     return [path.name if stems.count(path.stem) > 1 else path.stem for path in pictures]
 
 
-def _picture(run: _Run, path: Path, folder: Path, name: str) -> int:
+def _picture(run: _Run, path: Path, folder: Path, name: str, short: str) -> int:
     """All hands of one picture; nothing is written before all are computed. Returns how many."""
     picture = read_picture(path)
     camera = run.cameras.camera(path, *picture.shape[:2])
@@ -124,12 +133,18 @@ def _picture(run: _Run, path: Path, folder: Path, name: str) -> int:
     drawn = picture
     for one in sorted(hands, key=lambda h: -h.root[2]):  # far to near
         drawn = overlay(drawn, one.verts + one.root, one.faces, camera.K, alpha=run.options.alpha)
-    names = [f"{name}.ply" if len(hands) == 1 else f"{name}_{number}.ply" for number in range(len(hands))]
+    ends = [""] if len(hands) == 1 else [f"_{number}" for number in range(len(hands))]
+    names = [f"{short}_mesh{end}.ply" if run.options.panels else f"{name}{end}.ply" for end in ends]
     files = names if run.options.meshes in (True, None) else [None] * len(hands)
-    for one, file in zip(hands, files):
+    plots = [f"{short}_plot{end}.jpg" if run.options.panels else None for end in ends]
+    for one, file, plot in zip(hands, files, plots):
         if file is not None:
             write_mesh(folder / file, one)
+        if plot is not None:
+            write_panels(folder / plot, plot_of_hand(picture, camera, one))
     write_bytes(folder / f"{name}.png", cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
     numbers = picture_numbers(run.view, path, picture, camera, list(zip(hands, files)), run.options.identity)
+    if run.options.panels:
+        numbers["plots"] = plots
     write_json(folder / f"{name}.json", numbers)
     return len(hands)

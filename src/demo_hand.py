@@ -72,7 +72,8 @@ class Seen(NamedTuple):
     """A right hand in the camera of the (mirrored) picture; float64, metres, verts (778,3) and joints (21,3) about the wrist.
 
     root (3) · rotations (16,3,3) · shape (10) · shape_cov (10,10) · uv (21,2) in the (mirrored) picture, uv_confidence (21)
-    uv_pixel: the size of a pixel of their crop in the picture. What nobody predicts is None.
+    uv_pixel: the size of a pixel of their crop in the picture · mask (c,c) chances on a grid over `cut`'s crop. What nobody
+    predicts is None.
     """
 
     side: str
@@ -91,6 +92,7 @@ class Seen(NamedTuple):
     uv_confidence: Tensor | None = None
     uv_pixel: float = 1.0
     pose_source: str = PREDICTED
+    mask: Tensor | None = None
 
     @property
     def absolute(self) -> np.ndarray:
@@ -146,7 +148,8 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     place = torch.zeros(3, dtype=torch.float64) if root is None else root
     seen = Seen(side, cut, box, verts, joints, place, PREDICTED, rotations, shape,
                 None if shape is None else TOLD if view.told else PREDICTED, cov,
-                None if answer.confidence is None else float(answer.confidence[0]), *keypoints)
+                None if answer.confidence is None else float(answer.confidence[0]), *keypoints,
+                mask=None if answer.mask is None else answer.mask[0])
     return placed(seen) if root is None else seen
 
 

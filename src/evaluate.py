@@ -4,6 +4,7 @@ What an identity-aware method is told is one *set* of shapes: the truth, a folde
 calibration (`<folder>/draws`), each predicted and scored on its own. Where a method predicts 2D joints, or test.keypoints gives
 them, hands are also placed in the camera and scored there by protocol (src/camera_space.py).
 """
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from src.camera_space import KeypointsFile, Shapes, camera_scores, keypoints_of,
 from src.cost import training_of
 from src.identity import load_draws, load_identities, require_unscored
 from src.method import Method
+from src.plots import FOLDER, Plots
 from src.predict import Identities, TestOptions, chosen_rows, predict
+from src.validate import spread
 from utils.batch import Source
 from utils.errors import InputError
 from utils.hand import HandModel
@@ -52,9 +55,10 @@ def evaluate(method: Method, source: Source, options: TestOptions, folder: Path,
             shutil.rmtree(stale.parent)
     for name, shapes in sets.items():
         place = folder / name if name else folder
-        predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
-                identities=shapes, frames=options.frames, amp=options.amp, keypoints=keypoints,
-                meta={**meta, "identity": options.identity or "truth", "trained": trained, **told})
+        with _plots(source, options, place, hand, keypoints) as plots:
+            predict(method, source, place / "predictions.npz", device=device, batch=options.batch, workers=options.workers,
+                    identities=shapes, frames=options.frames, amp=options.amp, keypoints=keypoints, plots=plots,
+                    meta={**meta, "identity": options.identity or "truth", "trained": trained, **told})
         predictions = read_predictions(place / "predictions.npz")
         if published:
             for stale in ("scores.json", "samples.npz", "report.html"):
@@ -82,6 +86,20 @@ def _whole(predictions: Predictions) -> bool:
     """Whether the rows are the official list from its beginning, as a submission must be."""
     number = predictions.get("official_index")
     return number is not None and np.array_equal(np.sort(number), np.arange(len(predictions)))
+
+
+def _plots(source: Source, options: TestOptions, place: Path, hand: HandModel, keypoints: KeypointsFile | None,
+           ) -> contextlib.AbstractContextManager[Plots | None]:
+    """What draws the frames that test.plots asks for; nothing where it asks for none."""
+    if not options.plots:
+        return contextlib.nullcontext()
+    rows = chosen_rows(len(source), options.frames)
+    asked = [rows[i] for i in spread(len(rows), max(options.plots, 0))]
+
+    def uv_of(chosen: list[int], mirrored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return keypoints.rows([source.sample_name(row) for row in chosen], mirrored)[:2]
+
+    return Plots(place / FOLDER, asked, hand, uv_of if keypoints is not None else None)
 
 
 def _scored(predictions: Predictions, hand: HandModel, options: TestOptions, persons: list[Shapes] | None) -> Scores:

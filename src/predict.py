@@ -23,6 +23,7 @@ from src.cost import parameters_of, speed_of
 from src.loader import stacks, worker_deaths
 from src.method import Method
 from src.numerics import autocast_type, in_float32
+from src.plots import Plots
 from src.validate import spread
 from utils.batch import Batch, Prediction, Source, stack_to
 from utils.camera import invert_affine, transform_uv
@@ -58,20 +59,22 @@ class TestOptions(Strict):
     official_text: bool = Field(True, description="also write the dataset's official result file, where it has one")
     report: bool = Field(True, description="also write report.html")
     pictures: int = Field(9, ge=0, le=60, description="samples drawn in the report: a third each of best, median and worst")
+    plots: int = Field(0, ge=-1, description="frames, evenly spread, drawn in five panels in plots/ with their meshes; -1 = all")
     bootstrap: int = Field(2000, ge=100, description="draws behind the 95 % intervals")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
 def predict(method: Method, source: Source, path: str | Path, *, device: torch.device, batch: int = 64, workers: int = 0,
             identities: Identities | None = None, frames: int | None = None, amp: Literal["off", "bf16", "auto"] = "off",
-            meta: Mapping[str, Any] | None = None, keypoints: KeypointsFile | None = None) -> None:
+            meta: Mapping[str, Any] | None = None, keypoints: KeypointsFile | None = None, plots: Plots | None = None) -> None:
     """Predict every frame of `source` and write the predictions file `path`, whole or not at all.
 
     identities: shapes (10,) by subject that the method is told; None = the true shape. frames: an evenly spread choice.
     meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
     source.protocol() unless given, `told` what kind of shape a method was told, `parameters` and `speed` what it costs
     (src/cost.py). keypoints: 2D joints to store with a method that predicts none, or is told them: in place of the
-    labels, and of its own. Raises InputError: a subject without identity, a method that is told none, one that is to be told 2D
+    labels, and of its own. plots: draws some of the frames meanwhile. Raises InputError: a subject without identity, a method that
+    is told none, one that is to be told 2D
     joints, an unreadable sample, a prediction that is not finite, a killed worker, a full disk.
     """
     told = "identity" in method.needs
@@ -99,8 +102,13 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 if told:
                     samples = replace(samples, identity=_told(samples, identities))
                 seen = _keypoints_told(samples, source, keypoints) if method.sees_keypoints else samples
-                _append(writer, source, samples, _answer(method, seen, narrow), keypoints)
+                answer = _answer(method, seen, narrow)
+                _append(writer, source, samples, answer, keypoints)
                 first = seen if first is None else first
+                if plots is not None:
+                    plots.add(samples, answer)
+            if plots is not None:
+                plots.finish()  # the speed is of a process that does nothing else
             speed = speed_of(lambda: _answer(method, first, narrow), len(first), device, narrow)
             writer.meta |= {"parameters": parameters_of(method), "speed": speed}
     finally:
