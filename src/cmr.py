@@ -34,8 +34,8 @@ VERTS = 778
 CMR_TIPS = "ho3d"  # of utils.joints.TIPS
 
 
-class Options(StageOptions, MapOptions, PyramidOptions, RegisterOptions):
-    """`method:` of an option file. The published settings are in options/freihand_cmr.yaml and options/dex_ycb_cmr.yaml."""
+class Options(StageOptions, MapOptions, PyramidOptions):
+    """`method:` of an option file. The published settings are in options/freihand_cmr_*.yaml, dex_ycb_cmr.yaml."""
 
     name: Literal["cmr"] = "cmr"
     variant: Literal["sg", "pg", "g"] = Field("pg", description="what the stages before the last one draw: silhouette and pose, "
@@ -45,6 +45,7 @@ class Options(StageOptions, MapOptions, PyramidOptions, RegisterOptions):
     channels: tuple[int, ...] = Field((64, 128, 256, 512), description="of the mesh decoder's levels, finest first")
     origin: Literal["wrist", "mano"] = Field("wrist", description="of the network's meshes: the labelled wrist, or MANO's "
                                                                   "translation point, as the published DexYCB variant")
+    registration: RegisterOptions = RegisterOptions()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -116,14 +117,14 @@ def _sizes_alone(options: PyramidOptions) -> Pyramid:
 class Cmr(Method):
     """See the file's docstring. pyramid: of another mesh than the hand model's, which tests need; None = as the options say."""
 
-    training_only = frozenset({"weights", "decoder", "pyramid"}) | MAP_TRAINING_ONLY | frozenset(RegisterOptions.model_fields)
+    compares = frozenset({"joints", "verts", "root", "joints_uv"})
+    training_only = frozenset({"weights", "decoder", "pyramid", "registration"}) | MAP_TRAINING_ONLY
 
     def __init__(self, options: Options, hand: HandModel, pyramid: Pyramid | None = None):
         super().__init__()
         self.options, self.hand = options, hand
         for name, module in networks(options, pyramid or pyramid_of(hand, options)).items():
             self.add_module(name, module)
-        self.compares = frozenset({"joints", "verts", "joints_uv"} | ({"root"} if options.solver != "none" else set()))
         self.loss_names = (("verts", "heatmap") + ("place",) * options.place_loss + ("mask",) * options.silhouette
                            + ("normal", "edge"))
         self.needs = (frozenset({"verts", "root", "joints_uv"}) | ({"mask"} if options.silhouette else set())
@@ -200,20 +201,19 @@ class Cmr(Method):
         uv, confidence = self._read(out, batch)
         mask = torch.sigmoid(out.logits[-1][:, JOINTS]) if self.options.silhouette else None
         root = None
-        if self.options.solver != "none":
+        if self.options.registration.solver != "none":
             root = self._place(verts, joints, uv, confidence, mask, batch) + wrist[:, 0]
         joints = torch.cat((torch.zeros_like(wrist), joints[:, 1:] - wrist), 1)
         return Prediction(verts - wrist, joints, root, joints_uv=uv, uv_confidence=confidence, mask=mask)
 
     def _place(self, verts: Tensor, joints: Tensor, uv: Tensor, confidence: Tensor, mask: Tensor | None, batch: Batch) -> Tensor:
         """(b,3) of the network's origin in the camera, metres."""
-        if self.options.solver == "faithful":  # Seed: the original's regressor has its own fingertips, whatever was labelled
+        options, size, outlines = self.options.registration, batch.image.shape[-1], (None, None)
+        if options.solver == "faithful":  # Seed: the original's regressor has its own fingertips, whatever was labelled
             joints = self.hand.joints(Posed(verts, None), CMR_TIPS, "regressed")
-        size = batch.image.shape[-1]
-        outlines = (None, None)
-        if mask is not None and self.options.use_silhouette:
-            outlines = extents_of_masks(mask, size, self.options.mask_threshold)
-        return register(verts, joints, uv, confidence, batch.K.to(verts), size, *outlines, options=self.options).translation
+        if mask is not None and options.use_silhouette:
+            outlines = extents_of_masks(mask, size, options.mask_threshold)
+        return register(verts, joints, uv, confidence, batch.K.to(verts), size, *outlines, options).translation
 
     def _mesh(self, out: Out) -> tuple[Tensor, Tensor, Tensor]:
         """Metres about the network's origin: verts (b,778,3), joints (b,21,3) regressed from them, wrist (b,1,3).

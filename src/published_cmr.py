@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from src.cmr import VERTS, Options
+from src.register import RegisterOptions
 
 Tensors = Mapping[str, Tensor]
 MESH = ("attention.", "de_layers.", "heads.", "uvm_head.")
@@ -33,7 +34,8 @@ def options(theirs: Tensors, variant: str, **release: Any) -> Options:
     last = theirs.get("uv_head2.conv.weight" if variant == "g" else LAST_HEAD)
     return Options(variant=variant, backbone=_depth(theirs), attention=any(name.startswith("attention.") for name in theirs),
                    silhouette=last is None or len(last) > 21, channels=_channels(theirs), seq_length=_length(theirs),
-                   target="published", decoder="argmax", head_bias=None, solver="faithful", **release)
+                   target="published", decoder="argmax", head_bias=None, registration=RegisterOptions(solver="faithful"),
+                   **release)
 
 
 def name(theirs: str, variant: str) -> str | None:
