@@ -39,6 +39,7 @@ from datasets.tasks import pieces, spread
 from utils.errors import InputError
 
 log = logging.getLogger(__name__)
+SMALL = 0.2  # of the masks' boxes, by size: whole pictures are read as large as these need
 HULL_COLUMN = {"hull": (np.int16, (HULL, 2))}  # of the index where crops are cut around masks
 
 
@@ -95,9 +96,6 @@ class FreiHand(PreparedReader):
         self.split = split
         if self.published:  # bilinear from the picture itself
             self.read_pixels, self.samples = self.meta["plan"]["pixels"] or SIZE, 1
-        elif options.box == "mask" and crop.antialias:  # boxes differ in size: as most need
-            side = crop.factor * float(np.median(self.index["box"][self.rows, 2])) / SIZE * self.read_pixels
-            self.samples = max(1, int(side / crop.pixels + 0.5))
         if self.unlabelled:
             if needs is not None and (lacking := needs - self.provides - BASE):
                 raise InputError(f"{self.folder}: FreiHAND's evaluation has no {', '.join(sorted(lacking))} here; {PUBLISHED}")
@@ -141,7 +139,9 @@ class FreiHand(PreparedReader):
         return keep
 
     def _share(self) -> float:
-        return self.crop.factor * EVALUATION_SIDE / SIZE if self.options.box == "mask" else super()._share()
+        if self.options.box != "mask":
+            return super()._share()
+        return self.crop.factor * float(np.quantile(self.index["box"][self.rows, 2], SMALL)) / SIZE
 
     def _place(self, raw: dict[str, Tensor], *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         crop_from_image, crop_from_picture, K, angle = super()._place(raw, *args)

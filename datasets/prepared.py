@@ -64,7 +64,9 @@ class PreparedReader(Reader):
         self.rows = self._select()
         self.mirrors = bool(self.index["side"][self.rows].any())
         share = self._share()
-        pixels = min(int(np.ceil(crop.pixels / share - 1e-9)), self.native or 1 << 16)
+        pixels = int(np.ceil(crop.pixels / share - 1e-9))
+        if self.native and pixels > 0.8 * self.native:
+            pixels = self.native
         self.read_pixels = self.meta["plan"]["pixels"] or options.read_pixels or pixels
         self.samples = max(1, int(self.read_pixels * share / crop.pixels + 0.5)) if crop.antialias else 1
         self.provides = self._provides()
