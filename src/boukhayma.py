@@ -93,6 +93,11 @@ class Out(NamedTuple):
     chain: Tensor
     shift: Tensor
 
+    @property
+    def posed(self) -> Posed:
+        """verts and chain."""
+        return Posed(self.verts, self.chain)
+
 
 def networks(options: Options) -> dict[str, nn.Module]:
     """Everything that has weights, by its name in a checkpoint; needs no hand model."""
@@ -233,7 +238,7 @@ class Boukhayma(Method):
         return answer._replace(root=fit.root, joints_uv=self.joints_uv(out, joints, pixels))
 
     def _joints(self, out: Out) -> Tensor:
-        return self.hand.joints(Posed(out.verts, out.chain), *self.joint_set)
+        return self.hand.joints(out.posed, *self.joint_set)
 
 
 def build(options: Options, hand: HandModel) -> Boukhayma:
