@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from glob import glob
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,7 @@ from pydantic import Field
 from src.identity import COMPANIONS
 from utils.bootstrap import intervals
 from utils.camera_scores import camera_summary, nested
+from utils.comparison import compared, comparison_table
 from utils.errors import InputError
 from utils.files import read_json, require_file, write_json
 from utils.hand import HandModel
@@ -43,6 +44,9 @@ class ReportOptions(Strict):
     runs: dict[str, list[str]] = Field(default_factory=dict, description="label -> scores.json files (globs), averaged")
     reference: str | None = Field(None, description="label of the run that the others are compared with, frame by frame")
     full_gain: str | None = Field(None, description="label of the run whose gain over the reference counts as all of it")
+    table: Literal["results", "comparison"] = Field(
+        "results", description="comparison: methods on the same frames, with size, speed and training, and what is not alike")
+    metrics: list[str] = Field(default_factory=list, description="columns of the table, named as `metric` is; empty = the usual")
     metric: str = Field("mpvpe_mm", description="metric of the comparison; K + identity/depth_mm, say, is one in the camera")
     ratios: dict[str, tuple[str, str, str, str]] = Field(
         default_factory=dict, description="name -> [run, metric, run, metric]: ratio of means on the same frames, paired; say "
@@ -50,6 +54,7 @@ class ReportOptions(Strict):
     curve: str | None = Field(None, description="curve.json of a calibration")
     stages: str | None = Field(None, description="text file of `stage seconds` lines")
     readme: str | None = Field(None, description="README whose results table is rewritten between its markers")
+    readme_mark: str | None = Field(None, pattern=r"^[\w.-]+$", description="of several tables: <!-- results:MARK:begin --> ...")
     pictures: int = Field(9, ge=0, le=60, description="frames drawn, a third each of best, median and worst")
     bootstrap: int = Field(2000, ge=100)
 
@@ -104,9 +109,9 @@ def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]
     """Content of summary.json: per run all metrics, intervals, frames; differences; share recovered; seconds per stage."""
     if options.full_gain is not None and options.reference is None:
         raise InputError(f"report.full_gain = {options.full_gain}: over which run? give report.reference as well")
-    if options.metric.rpartition("/")[2] not in METRICS:
-        raise InputError(f"report.metric = {options.metric}: expected one of {', '.join(METRICS)}, or <protocol>/<one of "
-                         f"{', '.join(CAMERA_METRICS)}>")
+    _require_known("report.metric", options.metric)
+    for name in options.metrics:
+        _require_known("report.metrics", name)
     summary: dict[str, Any] = {}
     for label, scores in runs.items():
         scores.values(options.metric)  # raises where this run lacks it
@@ -124,12 +129,21 @@ def summarise(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]
         summary["differences"] = _differences(options, runs)
         if options.full_gain is not None:
             summary["recovered"] = _recovered(options, summary["differences"])
+    if options.table == "comparison":
+        summary["comparison"] = compared(runs, options.reference, options.metrics, options.bootstrap)
     if options.ratios:
         summary["ratios"] = _ratios(options, runs)
     if options.stages is not None:
         summary["seconds"] = read_stages(options.stages)
     return summary | {"protocol": next(iter(runs.values())).summary["protocol_line"], "metric": options.metric,
                       "machine": {"system": platform.platform(), "python": platform.python_version()}}
+
+
+def _require_known(option: str, name: str) -> None:
+    protocol, _, metric = name.rpartition("/")
+    if metric not in (CAMERA_METRICS if protocol else METRICS):
+        raise InputError(f"{option} = {name}: expected one of {', '.join(METRICS)}, or <protocol>/<one of "
+                         f"{', '.join(CAMERA_METRICS)}>")
 
 
 def _differences(options: ReportOptions, runs: dict[str, Scores]) -> dict[str, Any]:
@@ -177,13 +191,16 @@ def write_summary(options: ReportOptions, folder: Path, runs: dict[str, Scores])
     summary = summarise(options, runs)
     write_json(folder / "summary.json", summary)
     labelled = [(label, scores.summary) for label, scores in runs.items()]
+    markdown, text = (comparison_table(summary["comparison"], form) if options.table == "comparison" else
+                      results_table(labelled, form, options.metrics or None) for form in ("markdown", "text"))
     if options.readme is not None:
-        write_readme_table(options.readme, results_table(labelled, "markdown"))
-    return results_table(labelled, "text") + "\n" + "\n".join(comparison_lines(summary))
+        write_readme_table(options.readme, markdown, options.readme_mark)
+    return text + "\n" + "\n".join(comparison_lines(summary))
 
 
 def write_page(options: ReportOptions, folder: Path, runs: dict[str, Scores], hand: HandModel, source: Pictured | None) -> None:
     """Write report.html. source: the reader of the scored frames, for overlays; None = none. InputError if it reads others."""
+    summary = summarise(options, runs)
     columns = [ReportRun(label, scores, _predictions(options.runs[label])) for label, scores in runs.items()]
     if source is not None and options.pictures:
         _require_same_frames(columns[0].predictions, source)
@@ -191,8 +208,9 @@ def write_page(options: ReportOptions, folder: Path, runs: dict[str, Scores], ha
     curve = _curve(options.curve) if options.curve else None
     averaged = [f"{label}: each frame's error is the mean over {scores.summary['files_averaged']} draws of the calibration."
                 for label, scores in runs.items() if "files_averaged" in scores.summary]
+    alike = summary["comparison"]["training"] + summary["comparison"]["speed"] if options.table == "comparison" else []
     write_report(folder / "report.html", options.title, columns, hand=hand, picture_of=picture_of, pictures=options.pictures,
-                 reference=options.reference, calibration=curve, notes=averaged + comparison_lines(summarise(options, runs)))
+                 reference=options.reference, calibration=curve, notes=averaged + alike + comparison_lines(summary))
 
 
 def _require_same_frames(predictions: Predictions, source: Pictured) -> None:
@@ -218,9 +236,9 @@ def _predictions(patterns: Sequence[str]) -> Predictions:
 
 
 def comparison_lines(summary: dict[str, Any]) -> list[str]:
-    """The paired differences in words."""
-    lines = []
-    for label, found in summary.get("differences", {}).items():
+    """The paired differences in words; not those that a comparison's table has."""
+    lines: list[str] = []
+    for label, found in ({} if "comparison" in summary else summary.get("differences", {})).items():
         people, frames = (f"[{low:+.2f}, {high:+.2f}]" for low, high in (found["ci95"], found["ci95_frames"]))
         lines.append(f"{label} - {found['minus']}: {found['mean']:+.2f} {summary['metric']}, paired 95 % by person and frame "
                      f"{people}, by frame {frames}")

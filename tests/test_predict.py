@@ -111,7 +111,7 @@ def run(tmp_path: Path, method: Method, source: ToySource, **options) -> Predict
 
 
 def test_every_frame_once_in_order(hand, tmp_path):
-    """11 frames in batches of 4: all rows in the reader's order, the partial batch too, asked as (epoch 0, index)."""
+    """11 frames in batches of 4: all rows in the reader's order, the partial batch too, asked as (epoch 0, index); cost noted."""
     source, method = ToySource(hand), ToyMethod(hand, told=False)
     got = run(tmp_path, method, source, batch=4)
     assert got["index"].tolist() == list(range(11)) and source.asked == [(0, index) for index in range(11)]
@@ -120,6 +120,7 @@ def test_every_frame_once_in_order(hand, tmp_path):
     assert {key: got[key].tolist() for key in expected} == expected
     assert got.meta["dataset"]["split"] == "test" and got.meta["told"] == "nothing"
     assert got.meta["checkpoint"] == "out/toy/last.pt"
+    assert got.meta["parameters"] == 2 and got.meta["speed"]["batch"] == 4 and got.meta["speed"]["images_per_s"] > 0
     assert "identity" not in got and "pred_root" not in got and "confidence" in got
 
 

@@ -54,7 +54,7 @@ def write_files(folder: Path, rows: int = ROWS, noise_px: float = 1.0, told: str
         change(columns[key])
     names = np.array([f"s/{i:03d}" for i in range(rows)])
     dataset = {"dataset": "toy", "split": "test", "joint_set": [tips, "chain"]}
-    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": dataset}
+    meta = {"method": "toy", "hand": HAND.info, "told": told, "dataset": dataset, "speed": {"images_per_s": 1.0}}
     uv, confidence = columns.pop("uv"), columns.pop("uv_confidence")
     with PredictionsWriter(folder / "mesh.npz", meta) as writer:
         writer.append(name=names, **columns)
@@ -100,6 +100,7 @@ def test_refines_and_scores(tmp_path, mode):
     seen = (after["pred_joints"] + after["pred_root"][:, None]) @ np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]).T
     error = np.square(seen[..., :2] / seen[..., 2:] - after["pred_joints_uv"]).mean()
     told = after.meta["refine"]
+    assert "speed" not in after.meta  # it was the network's
     assert error == pytest.approx(told["energy_after_px2"], rel=1e-3) and error < told["energy_before_px2"]
     assert after.meta["camera_protocol"] == "K + true shape" and told["mode"] == mode and told["shape_source"] == "truth"
     scores = json.loads((tmp_path / "out/scores.json").read_text())

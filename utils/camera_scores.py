@@ -50,6 +50,20 @@ def nested(samples: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
     return out
 
 
+def given_of(summary: Mapping[str, Any]) -> str | None:
+    """The protocol that a camera-space metric without one is of: what knows least of the person; None where there is none."""
+    known = summary.get("camera", {})
+    return next((name for name in (PREDICTED_ROOT, *PROTOCOLS, *known) if known.get(name)), None)
+
+
+def entry_of(summary: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """{mean, ci95, ci95_frames, n} of a metric, or of "<protocol>/<metric>"; None where the scores have none."""
+    protocol, _, metric = key.rpartition("/")
+    if protocol or metric in CAMERA_METRICS:
+        return summary.get("camera", {}).get(protocol or given_of(summary), {}).get(metric)
+    return summary["metrics"].get(metric)
+
+
 def camera_rows(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
     """A table's head and rows, one per run and protocol; empty where no run has camera-space scores."""
     rows = []

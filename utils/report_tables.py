@@ -5,6 +5,7 @@ from typing import Any
 
 from utils import report_figures as figures
 from utils.camera_scores import RATIOS, keypoint_lines
+from utils.comparison import DASH, cost_cells, cost_of
 from utils.errors import InputError
 from utils.official_predictions import official_scores
 from utils.official_protocols import PROTOCOLS
@@ -50,7 +51,14 @@ def results(runs: Sequence[ReportRun]) -> str:
     rows.append(["what was measured"])
     rows.append(["frames", *(f"{run.scores.summary['n']:,}" for run in runs)])
     rows.append(["shape told to the method", *(text(told(run.scores.summary)) for run in runs)])
-    return table(_head(runs), rows)
+    return table(_head(runs), rows + _cost_rows(runs))
+
+
+def _cost_rows(runs: Sequence[ReportRun]) -> list[list[str]]:
+    """Size, speed and training, where some run says so; the speed with what it was measured on."""
+    costs = [cost_cells(cost_of(run.scores.summary)) for run in runs]
+    rows = [[text(name), *(text(cost[name]) for cost in costs)] for name in costs[0] if any(cost[name] != DASH for cost in costs)]
+    return [["what it costs"], *rows] if rows else []
 
 
 def _official_rows(runs: Sequence[ReportRun]) -> list[list[str]]:

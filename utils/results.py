@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from utils.bootstrap import Interval, paired_difference, paired_ratio
-from utils.camera_scores import camera_rows, interval_text, keypoint_lines, ratio_lines
+from utils.camera_scores import camera_rows, entry_of, interval_text, keypoint_lines, ratio_lines
 from utils.errors import InputError
 from utils.files import atomic_path, read_json, require_file, write_json, write_text
 from utils.score import FORMAT, VERSION, Scores
@@ -21,7 +21,6 @@ from utils.score_metrics import heading
 HEADLINE = ("mpjpe_mm", "mpvpe_mm", "pa_mpjpe_mm", "pa_mpvpe_mm", "f5", "f15")
 UV_HEADLINE = ("uv_px", "uv_crop_px")  # of methods that predict joints in the picture alone
 REMEDY = "write it with `run.py test <option file>`"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def write_scores(folder: str | os.PathLike, scores: Scores) -> Path:
@@ -69,20 +68,20 @@ def compare(a: Scores, b: Scores, metric: str, draws: int = 2000, seed: int = 0,
     metric: a name of METRICS, or "<protocol>/<metric>" of errors in the camera; metric_b: another one for b. Raises InputError
     where the two did not score the same frames, one of them lacks the metric, or no frame has it in both.
     """
-    one, other, subject = _paired(a, b, metric, metric_b or metric)
+    one, other, subject = paired(a, b, metric, metric_b or metric)
     return paired_difference(one, other, subject, draws, seed)
 
 
 def ratio(a: Scores, b: Scores, metric: str, draws: int = 2000, seed: int = 0, metric_b: str | None = None) -> Interval:
     """As `compare`, of mean metric(a) over mean metric(b): "K + identity/depth_mm" of one run to "K/depth_mm" of another, say."""
-    one, other, subject = _paired(a, b, metric, metric_b or metric)
+    one, other, subject = paired(a, b, metric, metric_b or metric)
     found = paired_ratio(one, other, subject, draws, seed)
     if found is None:
         raise InputError(f"{metric_b or metric} of {b.label} is zero on every frame: there is no ratio to it")
     return found
 
 
-def _paired(a: Scores, b: Scores, metric_a: str, metric_b: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def paired(a: Scores, b: Scores, metric_a: str, metric_b: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two metrics frame by frame, and the frames' people."""
     values_a, values_b = a.values(metric_a), b.values(metric_b)
     order_a, order_b = np.argsort(a.name, kind="stable"), np.argsort(b.name, kind="stable")
@@ -106,24 +105,19 @@ def results_table(
     runs: (label, summary) pairs; a metric that a run lacks shows as a dash. metrics: None = those of meshes, and of joints in the
     picture where a run has nothing else.
     """
-    keys = [key for key in metrics or headline(runs) if any(key in summary["metrics"] for _, summary in runs)]
+    keys = [key for key in metrics or headline(runs) if any(entry_of(summary, key) for _, summary in runs)]
     rows = [["", *map(heading, keys), "frames"]]
     rows += [[label, *(cell(summary, key) for key in keys), f"{summary['n']:,}"] for label, summary in runs]
-    shown = _markdown if form == "markdown" else _text
     gap = "  \n" if form == "markdown" else "\n"
-    parts = ["\n".join(shown(rows))]
+    parts = [lay_out(rows, form)]
     protocols: dict[str, list[str]] = {}
     for label, summary in runs:
         protocols.setdefault(summary["protocol_line"], []).append(label)
     notes = [f"{', '.join(labels)}: {line}" if len(protocols) > 1 else line for line, labels in protocols.items()]
-    people = {len(summary["subjects"]) if any(summary["subjects"]) else 0 for _, summary in runs}  # 0: nobody is named
-    if any(told(summary) != "nothing" for _, summary in runs):
-        notes.append("Shape told to the method: " + ", ".join(f"{label}: {told(summary)}" for label, summary in runs) + ".")
-    by = f"person and frame ({' or '.join(map(str, sorted(people)))} people)" if people != {0} else "frame (people are not named)"
-    notes.append(f"Brackets: 95 % bootstrap interval by {by}.")
+    notes += [*told_note(runs), f"Brackets: 95 % bootstrap interval by {by_people(runs)}."]
     parts.append(gap.join(notes))
     if camera := camera_rows(runs):
-        parts.append("\n".join(shown(camera)))
+        parts.append(lay_out(camera, form))
         if lines := ratio_lines(runs) + keypoint_lines(runs):
             parts.append(gap.join(lines))
     return "\n\n".join(parts) + "\n"
@@ -140,23 +134,43 @@ def told(summary: dict) -> str:
     return str(summary.get("meta", {}).get("told", "unknown"))
 
 
+def told_note(runs: Sequence[tuple[str, dict]]) -> list[str]:
+    """The line that says which run was told a shape; none where no run was."""
+    if all(told(summary) == "nothing" for _, summary in runs):
+        return []
+    return ["Shape told to the method: " + ", ".join(f"{label}: {told(summary)}" for label, summary in runs) + "."]
+
+
+def by_people(runs: Sequence[tuple[str, dict]]) -> str:
+    """What the intervals are resampled by."""
+    people = {len(summary["subjects"]) if any(summary["subjects"]) else 0 for _, summary in runs}  # 0: nobody is named
+    counts = " or ".join(map(str, sorted(people)))
+    return f"person and frame ({counts} people)" if people != {0} else "frame (people are not named)"
+
+
 def cell(summary: dict, key: str) -> str:
     """Mean and interval as text, or a dash."""
-    return interval_text(summary["metrics"].get(key), key)
+    return interval_text(entry_of(summary, key), key)
 
 
-def write_readme_table(path: str | os.PathLike, table: str) -> None:
-    """Put `table` between the two results markers of a README; the rest stays as it is.
+def write_readme_table(path: str | os.PathLike, table: str, mark: str | None = None) -> None:
+    """Put `table` between the two results markers of a README, those called `mark` where it has several; the rest stays.
 
     Raises InputError where the markers are absent, repeated or in the wrong order.
     """
-    path = require_file(path, f"write one with the markers {BEGIN} and {END}")
+    begin, end = (f"<!-- results:{mark + ':' if mark else ''}{which} -->" for which in ("begin", "end"))
+    path = require_file(path, f"write one with the markers {begin} and {end}")
     text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"{path}: expected the markers {BEGIN} and {END}, once each and in this order; put them where the "
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"{path}: expected the markers {begin} and {end}, once each and in this order; put them where the "
                          "results table belongs")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(path, f"{head}{BEGIN}\n{table.strip()}\n{END}{tail}")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    write_text(path, f"{head}{begin}\n{table.strip()}\n{end}{tail}")
+
+
+def lay_out(rows: list[list[str]], form: Literal["markdown", "text"]) -> str:
+    """A table; the first row is its head."""
+    return "\n".join((_markdown if form == "markdown" else _text)(rows))
 
 
 def _markdown(rows: list[list[str]]) -> list[str]:

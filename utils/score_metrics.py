@@ -48,11 +48,13 @@ CAMERA_METRICS = ("camera_mpjpe_mm", "camera_mpvpe_mm", "depth_mm", "root_mm")
 
 
 def digits(key: str) -> int:
-    """Decimals that a table shows of a metric: hundredths of mm and px, thousandths of shares."""
-    return 2 if METRICS[key].unit else 3
+    """Decimals that a table shows of a metric (or <protocol>/<metric>): hundredths of mm and px, thousandths of shares."""
+    return 2 if METRICS[key.rpartition("/")[2]].unit else 3
 
 
 def heading(key: str) -> str:
-    """Title, unit and direction, as the head of a table's column."""
-    metric = METRICS[key]
-    return f"{metric.title} {metric.unit + ' ' if metric.unit else ''}{'↓' if metric.lower else '↑'}"
+    """Title, unit and direction of a metric (or <protocol>/<metric>), as the head of a table's column."""
+    protocol, _, name = key.rpartition("/")
+    metric = METRICS[name]
+    title = f"{metric.title}, {protocol}," if protocol else metric.title
+    return f"{title} {metric.unit + ' ' if metric.unit else ''}{'↓' if metric.lower else '↑'}"
