@@ -1,7 +1,8 @@
 """The camera of a picture: from a file, a stated field of view, the picture's EXIF, or nominal, in this order; and which it was.
 
-K is that of the picture as shown. A nominal camera draws rightly over the picture, but distance and, with a network that judges
-size by the zoom, the size of the hand mean nothing with it: `Camera.metric` says so.
+K is that of the picture as shown; one of another size is refused where that shows. A nominal camera draws rightly over the
+picture, but distance and, with a network that judges size by the zoom, the size of the hand mean nothing with it: `Camera.metric`
+says so.
 """
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,13 @@ class Camera(NamedTuple):
     K: np.ndarray
     source: str
     metric: bool
+
+
+class _Sized(NamedTuple):
+    """A matrix as read, and the size [width, height] of the pictures that it says it is for."""
+
+    K: object
+    size: object
 
 
 class CameraSource:
@@ -47,12 +55,16 @@ class CameraSource:
             value = _read_K_file(file, self.section)
         else:
             file, value = self.path, self.table
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "K" not in value:
             known = [name for name in names_of(picture) if name in value]
             if not known:
                 raise InputError(f"{file}: no camera matrix of {picture.name!r}; it has {', '.join(sorted(value)[:3])}; add it")
             value = value[known[0]]
-        return Camera(_checked_K(file, value), f"file {file}", True)
+        if isinstance(value, dict) and "K" in value:
+            value = _Sized(value["K"], value.get("size"))
+        K = _checked_K(file, value.K if isinstance(value, _Sized) else value)
+        _require_fit(file, K, value.size if isinstance(value, _Sized) else None, picture, height, width)
+        return Camera(K, f"file {file}", True)
 
     def _without_file(self, picture: Path, height: int, width: int) -> Camera:
         """Square pixels, the principal point in the middle."""
@@ -79,15 +91,14 @@ class CameraSource:
 
 
 def _read_K_file(path: Path, section: str) -> object:
-    """A .npy array, or the json value (a matrix, {"K": matrix}, or {"a.jpg": matrix})."""
+    """A .npy array, or the json value: a matrix, {"K": matrix, "size": [width, height]}, size optional, or {"a.jpg": these}."""
     require_file(path, f"{section}.K: name a .json or .npy file with a 3 x 3 camera matrix, or a folder of them")
     if path.suffix == ".npy":
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise InputError(f"{path}: expected an array of numpy, found a file that breaks ({error}); save K again") from error
-    value = read_json(path, "write K as a 3 x 3 list")
-    return value["K"] if isinstance(value, dict) and "K" in value else value
+    return read_json(path, "write K as a 3 x 3 list")
 
 
 def _checked_K(path: Path, value: object) -> np.ndarray:
@@ -97,3 +108,17 @@ def _checked_K(path: Path, value: object) -> np.ndarray:
         raise InputError(f"{path}: expected a camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels with fx, fy > 0, "
                          f"found {found}; save K again")
     return K
+
+
+def _require_fit(file: Path, K: np.ndarray, size: object, picture: Path, height: int, width: int) -> None:
+    """InputError where K is of pictures of another size: the size that its file states, else a principal point outside."""
+    if size is not None:
+        if size != [width, height]:
+            raise InputError(f"{file}: a camera matrix of pictures of size {str(size)[:40]}, but {picture.name} has {width} x "
+                             f"{height}: scale K to this picture")
+        return
+    x, y = K[:2, 2]
+    if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+        raise InputError(f"{file}: expected a principal point in {picture.name} ({width} x {height} pixels), found ({x:.1f}, "
+                         f"{y:.1f}): a K of another image size? Scale it to this picture; if it is right (a crop's), say so: "
+                         f'{{"K": ..., "size": [{width}, {height}]}} in a .json')

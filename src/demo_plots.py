@@ -5,9 +5,8 @@ import torch
 from src.demo_camera import Camera
 from src.demo_geometry import sample
 from src.demo_hand import BY_BOX, ShownHand
-from src.plots import Plot
+from src.plots import MIRROR, Plot
 from utils.camera import K_of_crop, scale_matrix, transform_uv
-from utils.hand import mirror_points
 from utils.panels import SIZE, Notes
 
 IMAGE = "_img"  # pictures called NNN_img.jpg with NNN_K.npy beside them give NNN_plot.jpg and NNN_mesh.ply
@@ -26,7 +25,7 @@ def plot_of_hand(picture: np.ndarray, camera: Camera, one: ShownHand) -> Plot:
     verts, joints, faces = one.verts + one.root, one.joints + one.root, one.faces
     if cut.mirrored:  # as the network saw it; mirrored back as a whole
         picture = picture[:, ::-1]
-        verts, joints, faces = mirror_points(verts), mirror_points(joints), faces[:, ::-1]
+        verts, joints, faces = verts * MIRROR, joints * MIRROR, faces[:, ::-1]
     K = K_of_crop(torch.from_numpy(cut.K_full), torch.from_numpy(shown_from_image)).numpy()
     uv = None if seen.uv is None else transform_uv(torch.from_numpy(shown_from_image), seen.uv).numpy()
     lent = seen.root_source.startswith(BY_BOX)

@@ -21,12 +21,13 @@ from src.root import solve_root
 from utils.batch import Batch, Prediction
 from utils.camera import K_of_mirror, transform_uv
 from utils.files import write_bytes
-from utils.hand import HandModel, mirror_points
+from utils.hand import HandModel
 from utils.mesh_files import write_ply
 from utils.panels import Notes, five_panels
 
 JPEG_QUALITY = 92
 FOLDER, PLOT, MESH = "plots", "_plot.jpg", "_mesh.ply"
+MIRROR = np.array([-1.0, 1.0, 1.0])
 THREADS = 4
 WAITING = 32  # pictures that may wait for a thread: bounds the memory
 STAND_IN = 0.6  # share of the crop that a hand of unknown place is drawn across
@@ -56,8 +57,8 @@ class Plot(NamedTuple):
         width = self.picture.shape[1]
         return self._replace(
             picture=np.ascontiguousarray(self.picture[:, ::-1]), mask=None if self.mask is None else self.mask[:, ::-1],
-            uv=None if self.uv is None else self.uv * [-1, 1] + [width - 1, 0], verts=mirror_points(self.verts),
-            joints=mirror_points(self.joints), faces=self.faces[:, ::-1], K=K_of_mirror(torch.from_numpy(self.K), width).numpy(),
+            uv=None if self.uv is None else self.uv * [-1, 1] + [width - 1, 0], verts=self.verts * MIRROR,
+            joints=self.joints * MIRROR, faces=self.faces[:, ::-1], K=K_of_mirror(torch.from_numpy(self.K), width).numpy(),
             side="left" if self.side == "right" else "right")
 
 

@@ -73,9 +73,9 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     meta: what the file says of itself (method, hand {name, sha256}, checkpoint, identity source, options); `dataset` is
     source.protocol() unless given, `told` what kind of shape a method was told, `parameters` and `speed` what it costs
     (src/cost.py). keypoints: 2D joints to store with a method that predicts none, or is told them: in place of the
-    labels, and of its own. plots: draws some of the frames meanwhile. Raises InputError: a subject without identity, a method that
-    is told none, one that is to be told 2D
-    joints, an unreadable sample, a prediction that is not finite, a killed worker, a full disk.
+    labels, and of its own. plots: draws some of the frames meanwhile. Raises InputError: a subject without identity, a method
+    that is told none, one that is to be told 2D joints, an unreadable sample, a prediction that is not finite, a killed worker,
+    a full disk.
     """
     told = "identity" in method.needs
     if identities is not None and not told:

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.panels_draw import BITS, DENSE, INK, bones, dense, dots, fixed, mesh_layer, text, thinned
+from utils.panels_draw import BITS, DENSE, INK, bones, dense, dots, fixed, mesh_layer, text, thick, thinned
 
-AZIMUTH, ELEVATION = -19.0, 14.0  # degrees: the eye looks to the left and down
+ACROSS_M = 0.27  # the eye looks to the left, and the camera's axis to the hand spans about this much of the screen's width,
+LEAST, MOST = 10.0, 34.0  # so that the hand stays large when far, and apart from the camera when near: within these degrees
+DOWN = 0.72  # and looks down by this share of the angle
 BEFORE_M = 50.0  # the eye's distance to the nearest point of what it draws; any: it sees without perspective
-CAMERA_M = 0.1  # depth of the drawn pyramid
+SQUARE_M, CAMERA_SHARE = 0.05, 0.3  # the drawn camera: side of its square, and most of the way to the hand that it takes
 REACH_M = 0.1  # every axis spans at least this to either side
 WALL_RGB, GRID_RGB, SHADE_RGB = (246, 247, 250), (212, 216, 224), (222, 225, 231)
 CAMERA_RGB, RAY_RGB = (214, 48, 48), (226, 140, 140)
@@ -43,7 +45,8 @@ class View(NamedTuple):
 def view_of(points: np.ndarray, size: int, camera: bool) -> View:
     """A view of points (n,3) in a panel of size x size, with round ranges that hold them, and the camera where there is one."""
     ranges = _ranges(points, camera)
-    rotation = _turn(np.radians(AZIMUTH), np.radians(ELEVATION))
+    angle = np.clip(np.arcsin(min(1.0, ACROSS_M / np.ptp(ranges[2]))), *np.radians((LEAST, MOST)))
+    rotation = _turn(-angle, DOWN * angle)
     corners = np.array([[x, y, z] for x in ranges[0] for y in ranges[1] for z in ranges[2]]) @ rotation[:2].T
     left, top, right, bottom = np.array([26, 20, 24, 28]) * size / 224
     room = np.array([size - left - right, size - top - bottom])
@@ -97,7 +100,7 @@ def _labels(canvas: np.ndarray, view: View, ticks: list[np.ndarray], unit: float
         for value, (x, y) in zip(values, view.pixels(np.array(places)) + np.array(offset) * unit):
             if values is not ticks[2] or value > z0 + 0.01:  # the last number of x stands at the first of z
                 text(canvas, f"{round(value, 6) + 0.0:g}", (x, y), INK, 5.5 * unit, anchor)
-    names = [("x [m]", ((x0 + x1) / 2, y1, z0), (-4, 19), (0.5, 0)), ("y [m]", (x0, y0, z0), (-4, -6), (0.6, 1)),
+    names = [("x [m]", ((x0 + x1) / 2, y1, z0), (-4, 19), (0.5, 0)), ("y [m]", (x0, y0, z0), (-4, -8), (0.6, 1)),
              ("z [m]", (x1, y1, (z0 + z1) / 2), (21, 13), (0, 0.3))]
     for name, place, offset, anchor in names:
         x, y = view.pixels(np.array(place)) + np.array(offset) * unit
@@ -119,9 +122,11 @@ def mesh_in_space(view: View, base: np.ndarray, verts: np.ndarray, faces: np.nda
     canvas = base.copy()
     for corners in fixed(dense(view.pixels(_dropped(view, verts))))[faces]:
         cv2.fillConvexPoly(canvas, corners, SHADE_RGB, cv2.LINE_8, BITS)
-    _rays(canvas, view, K, pixels, verts)
-    layer = mesh_layer(view.pixels(verts), view.depth(verts), verts @ view.rotation.T, faces, len(base) // DENSE, edges=0.22)
-    return layer.over(thinned(canvas))
+    _window(canvas, view, K, pixels, verts)
+    layer = mesh_layer(view.pixels(verts), view.depth(verts), verts @ view.rotation.T, faces, len(base) // DENSE, edges=0.12)
+    canvas = thick(layer.over(thinned(canvas)))
+    _camera(canvas, view, K, pixels, verts)
+    return thinned(canvas)
 
 
 def _dropped(view: View, points: np.ndarray) -> np.ndarray:
@@ -131,29 +136,37 @@ def _dropped(view: View, points: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _rays(canvas: np.ndarray, view: View, K: np.ndarray, pixels: int, points: np.ndarray) -> None:
-    """The camera: a square pyramid, and dotted lines to the window that it sees where the hand is."""
-    if not view.camera:
-        return
-    corners = np.array([[-0.5, -0.5, 1], [pixels - 0.5, -0.5, 1], [pixels - 0.5, pixels - 0.5, 1], [-0.5, pixels - 0.5, 1]])
-    rays = corners @ np.linalg.inv(K).T
-    rays /= rays[:, 2:]
-    far = rays * float(np.median(points[:, 2]))
-    near = rays * CAMERA_M
-    begin, end = near[:, None, None], far[:, None, None]
-    share = dots(14)[None, :, :, None]
-    dashes = (begin + (end - begin) * share).reshape(-1, 2, 3)
-    cv2.polylines(canvas, list(fixed(dense(view.pixels(dashes)))), False, RAY_RGB, 1, cv2.LINE_AA, BITS)
-    cv2.polylines(canvas, [fixed(dense(view.pixels(far)))], True, RAY_RGB, 1, cv2.LINE_AA, BITS)
-    sides = np.stack([np.zeros((4, 3)), near], 1)
-    cv2.polylines(canvas, list(fixed(dense(view.pixels(sides)))), False, CAMERA_RGB, DENSE, cv2.LINE_AA, BITS)
-    cv2.polylines(canvas, [fixed(dense(view.pixels(near)))], True, CAMERA_RGB, DENSE, cv2.LINE_AA, BITS)
+def _pyramid(K: np.ndarray, pixels: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(4,3) corners of the drawn camera's square, and (4,3) of what the picture shows at the depth of points (n,3)."""
+    edge = pixels - 0.5
+    rays = np.array([[-0.5, -0.5, 1], [edge, -0.5, 1], [edge, edge, 1], [-0.5, edge, 1]]) @ np.linalg.inv(K).T
+    rays, depth = rays / rays[:, 2:], float(np.median(points[:, 2]))
+    return rays * min(SQUARE_M / float(np.ptp(rays[:, :2], axis=0).max()), CAMERA_SHARE * depth), rays * depth
+
+
+def _window(canvas: np.ndarray, view: View, K: np.ndarray, pixels: int, points: np.ndarray) -> None:
+    """What the camera sees where the hand is, and dotted lines to there."""
+    if view.camera:
+        near, far = _pyramid(K, pixels, points)
+        dashes = near[:, None, None] + (far - near)[:, None, None] * dots(14)[None, :, :, None]
+        cv2.polylines(canvas, list(fixed(dense(view.pixels(dashes.reshape(-1, 2, 3))))), False, RAY_RGB, 1, cv2.LINE_AA, BITS)
+        cv2.polylines(canvas, [fixed(dense(view.pixels(far)))], True, RAY_RGB, 1, cv2.LINE_AA, BITS)
+
+
+def _camera(canvas: np.ndarray, view: View, K: np.ndarray, pixels: int, points: np.ndarray) -> None:
+    """The camera, a square with its pyramid; it stands before everything else."""
+    if view.camera:
+        square, _ = _pyramid(K, pixels, points)
+        sides = np.stack([np.zeros((4, 3)), square], 1)
+        cv2.polylines(canvas, list(fixed(dense(view.pixels(sides)))), False, CAMERA_RGB, DENSE, cv2.LINE_AA, BITS)
+        cv2.polylines(canvas, [fixed(dense(view.pixels(square)))], True, CAMERA_RGB, DENSE, cv2.LINE_AA, BITS)
 
 
 def bones_in_space(view: View, base: np.ndarray, joints: np.ndarray, K: np.ndarray, pixels: int) -> np.ndarray:
     """The panel with a skeleton, joints (21,3)."""
     unit = base.shape[0] / DENSE / 224
     canvas = base.copy()
-    _rays(canvas, view, K, pixels, joints)
+    _window(canvas, view, K, pixels, joints)
     bones(canvas, view.pixels(joints), view.depth(joints), width=2 * unit, radius=3 * unit)
+    _camera(canvas, view, K, pixels, joints)
     return thinned(canvas)
