@@ -138,7 +138,7 @@ def _read(path: Path, hand: HandModel, options: PyramidOptions, remedy: str) -> 
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: expected a mesh pyramid, found a damaged file ({error}); {remedy}") from error
     if str(content.get("format")) != FORMAT:
         raise InputError(f"{path}: expected a mesh pyramid ({FORMAT}), found {content.get('format', 'another file')}; {remedy}")
