@@ -41,7 +41,7 @@ def folder(hand, tmp_path_factory) -> Path:
     metas = {"one": {"parameters": 4_093_258, "speed": speed, "trained": trained(1e-3, [])},
              "two": {"parameters": 12_345, "speed": speed | {"images_per_s": 5.67, "threads": 1},
                      "trained": trained(5e-4, [{"file": "a.pt", "images": 200}, {"file": "b.pt", "images": None}])},
-             "other": {}}
+             "other": {"keypoints": {"path": "uv.npz", "run": "the 2D net"}}}
     for seed, (name, meta) in enumerate(metas.items()):
         dataset = {"dataset": "toy", "split": "test", "crop": CROPS[name]}
         write_file(place / f"{name}.npz", hand, root=name == "one", note=name, meta={"dataset": dataset, **meta},
@@ -102,6 +102,7 @@ def test_what_is_not_alike_is_said(runs):
                                      "Protocol of other: crop: 130 px about the centre."]
     assert found["training"][0].startswith("Training of one: backbone resnet18 · width 0.5 · steps 300 · batch 16 · lr 0.001 · ")
     assert found["training"][2] == "Training of other: not noted, or by another program."
+    assert found["notes"][0] == "other: given the 2D joints of the 2D net, whose size and time are not counted here."
     both = compared({name: runs[name] for name in ("one", "two")}, draws=100)
     assert both["training"] == [
         "Training: backbone resnet18 · width 0.5 · steps 300 · batch 16 · dataset toy · split train · crop 1.3 x box, 64 px.",

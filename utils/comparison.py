@@ -130,6 +130,12 @@ def _words(runs: Runs, keys: Sequence[str]) -> dict[str, list[str]]:
     timed = {label: _speed(meta["speed"]) for label, meta in metas.items() if meta.get("speed")}
     trained = _training(metas) if any(meta.get("trained") for meta in metas.values()) else {}
     notes = told_note(summaries)
+    given: dict[str, list[str]] = {}
+    for label, meta in metas.items():
+        if told := meta.get("keypoints"):
+            given.setdefault(str(told.get("run") or told["path"]), []).append(label)
+    notes += [f"{', '.join(labels)}: given the 2D joints of {source}, whose size and time are not counted here."
+              for source, labels in given.items()]
     if any(key.rpartition("/")[2] in CAMERA_METRICS for key in keys):
         notes.append("In the camera nothing is aligned; predicted root: where the method itself puts the wrist; K: found from "
                      "2D joints and the camera matrix.")
