@@ -20,6 +20,7 @@ from src.demo_geometry import place_by_box
 from src.root import solve_root
 from utils.batch import Batch, Prediction
 from utils.camera import K_of_mirror, transform_uv
+from utils.errors import InputError
 from utils.files import write_bytes
 from utils.hand import HandModel
 from utils.mesh_files import write_ply
@@ -95,9 +96,9 @@ class Plots(contextlib.AbstractContextManager):
         return self
 
     def add(self, samples: Batch, answer: Prediction) -> None:
-        """Take the chosen rows out of a batch, with its finite answer."""
+        """Take the chosen rows out of a batch, with its finite answer. InputError: an answer without a mesh."""
         if answer.verts is None:
-            return
+            raise InputError("test.plots: this method predicts no mesh to show in five panels; leave test.plots out")
         for i, row in enumerate(samples.index.tolist()):
             if row in self.rows:
                 while len(self._running) >= WAITING:
