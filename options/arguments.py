@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _convert(command: argparse.ArgumentParser) -> None:
-    command.add_argument("what", help="mano, idhand_baseline, idhand_given, idhand_conf or pose2d")
+    command.add_argument("what", help="mano, idhand_baseline, idhand_given, idhand_conf, pose2d, cmr_sg, cmr_pg, "
+                                        "cmr_g, cmr_pg_dexycb, boukhayma or boukhayma_dexycb")
     command.add_argument("file", type=Path)
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--shapedirs", default="as_is", choices=("as_is", "flip_x", "negate"),
