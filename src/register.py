@@ -87,13 +87,12 @@ def register(
     first, ok, second, solved = start.clone(), torch.zeros_like(whole), start.clone(), torch.zeros_like(whole)
     rows = used.any(1).nonzero()[:, 0]
     if len(rows):
-        known = torch.where(used[..., None], uv, 0.0)[rows]
-        first[rows], ok[rows] = solver.by_keypoints(joints[rows], known, used[rows], K[rows], start[rows], options.depth_bounds,
-                                                    options.residual)
+        first[rows], ok[rows] = solver.by_keypoints(
+            *_of(rows, joints, torch.where(used[..., None], uv, 0.0), used, K, start), options.depth_bounds, options.residual)
     rows = outlined.nonzero()[:, 0]
     if len(rows):
-        second[rows], solved[rows] = solver.by_extents(verts[rows], extents.double()[rows], K[rows], size, start[rows],
-                                                       options.depth_bounds)
+        second[rows], solved[rows] = solver.by_extents(*_of(rows, verts, extents.double(), K, start), options.depth_bounds, size)
+    first[:, 2], second[:, 2] = first[:, 2].clamp(near, far), second[:, 2].clamp(near, far)  # to the last bit
     return _blend(first, used.any(1), ok, second, solved, options.solver == "faithful", kind)
 
 
@@ -112,8 +111,12 @@ def _blend(first: Tensor, seen: Tensor, ok: Tensor, second: Tensor, solved: Tens
 
 
 def _finite(values: Tensor) -> Tensor:
-    """(b) whether all of a row's numbers are."""
-    return torch.isfinite(values).flatten(1).all(1)
+    """(b) whether all of a row's numbers are: their sum tells, several times faster."""
+    return torch.isfinite(values.flatten(1).sum(1))
+
+
+def _of(rows: Tensor, *values: Tensor) -> list[Tensor]:
+    return [value if len(rows) == len(value) else value[rows] for value in values]
 
 
 def _counting(uv: Tensor, confidence: Tensor | None, least: float) -> Tensor:

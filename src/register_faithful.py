@@ -33,8 +33,8 @@ def by_keypoints(
 
 
 def by_extents(
-    verts: Float[Tensor, "b 778 3"], target: Float[Tensor, "b 24"], K: Float[Tensor, "b 3 3"], size: int,
-    start: Float[Tensor, "b 3"], bounds: tuple[float, float], watch: Watch | None = None,
+    verts: Float[Tensor, "b 778 3"], target: Float[Tensor, "b 24"], K: Float[Tensor, "b 3 3"], start: Float[Tensor, "b 3"],
+    bounds: tuple[float, float], size: int, watch: Watch | None = None,
 ) -> tuple[Float[Tensor, "b 3"], Bool[Tensor, "b"]]:
     """(translation, whether the solve succeeded) of each row; target: extents of the silhouette, pixels."""
     rows = []

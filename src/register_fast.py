@@ -12,15 +12,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from src.silhouette import ANGLES, AXES
+from src.silhouette import AXES
 
 START_DEPTH_M = 0.6
 ROUNDS, ENOUGH, FEWEST = 5, 2.0, 13  # of the 2D stage: most rounds, mean residual to stop at, keypoints that must remain
 NEAREST_M = 0.01  # what is nearer to the camera is projected as if it were there
-CHUNK = {"cpu": 64, "cuda": 2048}  # rows at a time: on a CPU what its cache holds
-STEP_M = 1e-8  # a step shorter than that is the last
+KEYPOINT_ROWS, VERTEX_ROWS, VERTEX_ROWS_GPU = 1024, 128, 4096  # rows at a time: what a CPU's cache holds
+STEP_M = 1e-7  # a step shorter than that is the last
+SAME = 1e-16  # energies nearer than that are of the same vertices
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-12, 1e5
-PIXEL_STEPS, INNER_STEPS, OUTER_STEPS = 30, 8, 20
+PIXEL_STEPS, INNER_STEPS, OUTER_STEPS = 30, 3, 30
 
 Measure = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # t (b,3) -> energy (b), half its Hessian (b,3,3), gradient (b,3)
 
@@ -30,12 +31,18 @@ def by_keypoints(
     start: Float[Tensor, "b 3"], bounds: tuple[float, float], residual: Literal["algebraic", "pixel"] = "algebraic",
 ) -> tuple[Float[Tensor, "b 3"], Bool[Tensor, "b"]]:
     """(translation, whether it is finite) of each row, which needs one keypoint at least; uv must be finite everywhere."""
-    t, used, alive = start, used.clone(), torch.ones_like(used[:, 0])
+    solve = _algebraic if residual == "algebraic" else _pixel
+    parts = zip(*(x.split(KEYPOINT_ROWS) for x in (joints, uv, used, K, start)))
+    t = torch.cat([_rounds(solve, *part, bounds) for part in parts])
+    return t, torch.isfinite(t).all(1)
+
+
+def _rounds(solve: Callable, joints: Tensor, uv: Tensor, used: Tensor, K: Tensor, t: Tensor, bounds: tuple[float, float],
+            ) -> Tensor:
+    """Solve; keypoints of at least mean + standard deviation leave; again, while that is far and enough remain (row by row)."""
+    alive = torch.ones_like(used[:, 0])
     for _ in range(ROUNDS):
-        if residual == "algebraic":
-            found, error = _algebraic(joints, uv, used, K, t, bounds)
-        else:
-            found, error = _pixel(joints, uv, used, K, t, bounds)
+        found, error = solve(joints, uv, used, K, t, bounds)
         t = torch.where(alive[:, None], found, t)
         count = used.sum(1)
         error = torch.where(used, error, 0.0)
@@ -46,7 +53,7 @@ def by_keypoints(
         used = torch.where(alive[:, None], kept, used)
         if not alive.any():
             break
-    return t, torch.isfinite(t).all(1)
+    return t
 
 
 def bounded_minimum(hessian: Float[Tensor, "b 3 3"], gradient: Float[Tensor, "b 3"], low: Float[Tensor, "b"],
@@ -94,70 +101,79 @@ def _pixel(joints: Tensor, uv: Tensor, used: Tensor, K: Tensor, t: Tensor, bound
         turn = (K[:, None, :2] - at[..., None] * K[:, None, 2:]) / depth[..., None] * used[..., None, None]
         return off.square().sum((1, 2)) / (2 * count), *_normal(turn.flatten(1, 2), off.flatten(1))
 
-    t = _descend(measure, t, bounds, PIXEL_STEPS)
+    t = _descend(measure, t, bounds, torch.full_like(t[:, 0], DAMPING), PIXEL_STEPS)[0]
     return t, (seen(t)[0] - uv).norm(dim=-1)
 
 
 def by_extents(
-    verts: Float[Tensor, "b 778 3"], target: Float[Tensor, "b 24"], K: Float[Tensor, "b 3 3"], size: int,
-    start: Float[Tensor, "b 3"], bounds: tuple[float, float],
+    verts: Float[Tensor, "b 778 3"], target: Float[Tensor, "b 24"], K: Float[Tensor, "b 3 3"], start: Float[Tensor, "b 3"],
+    bounds: tuple[float, float], size: int,
 ) -> tuple[Float[Tensor, "b 3"], Bool[Tensor, "b"]]:
     """(translation, whether it is finite) of each row; target: extents of the silhouette, pixels."""
-    step = CHUNK.get(verts.device.type, 64)
-    done = [_cutting(verts[i:i + step], target[i:i + step] / size, K[i:i + step], size, start[i:i + step], bounds)
-            for i in range(0, len(verts), step)]
-    t = torch.cat(done)
+    step = VERTEX_ROWS if verts.device.type == "cpu" else VERTEX_ROWS_GPU
+    parts = zip(*(x.split(step) for x in (verts, target, K, start)))
+    t = torch.cat([_cutting(*part, bounds, size) for part in parts])
     return t, torch.isfinite(t).all(1)
 
 
-def _cutting(verts: Tensor, target: Tensor, K: Tensor, size: int, start: Tensor, bounds: tuple[float, float]) -> Tensor:
+def _cutting(verts: Tensor, target: Tensor, K: Tensor, start: Tensor, bounds: tuple[float, float], size: int) -> Tensor:
     """Minimum of the extents' energy from `start` on: descend on the outermost vertices met so far, look at all, and again."""
-    K = torch.cat((K[:, :2] / size, K[:, 2:]), 1)  # pixels to crops
+    K, target = torch.cat((K[:, :2] / size, K[:, 2:]), 1), target / size  # pixels to crops
     placed = K @ verts.transpose(1, 2)  # (b,3,778)
-    answer, row = start.clone(), torch.arange(len(verts), device=verts.device)
-    t = start
-    values, outermost, _ = _outermost(placed, K, t)
-    energy, met = (values - target).square().mean(1), outermost
+    answer, row, t = start.clone(), torch.arange(len(verts), device=verts.device), start
+    values, met, _ = _outermost(placed, K, t)
+    energy = (values - target).square().mean(1)
+    damping = torch.full_like(energy, DAMPING)
     for _ in range(OUTER_STEPS):
-        some = placed.gather(2, met[:, None].expand(-1, 3, -1))
-
-        def measure(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return _extents_quadratic(some, K, target, t)  # noqa: B023
-
-        trial = _descend(measure, t, bounds, INNER_STEPS)
-        values, outermost, _ = _outermost(placed, K, trial)
-        found = (values - target).square().mean(1)
+        measure = _of_extents(placed.gather(2, met[:, None].expand(-1, 3, -1)), K, target)
+        trial, met_energy, damping, busy = _descend(measure, t, bounds, damping, INNER_STEPS)
+        found = (_extents(placed, K, trial) - target).square().mean(1)
         better = found < energy
-        moved = better & ((trial - t).abs().amax(1) > STEP_M)
         t, energy = torch.where(better[:, None], trial, t), torch.where(better, found, energy)
         answer[row] = t
-        new = ~(met[:, :, None] == outermost[:, None]).any(1).all(1)
-        go = (moved | new).nonzero()[:, 0]
+        new = (found - met_energy).abs() > SAME
+        damping = torch.where(new, DAMPING, damping)
+        go = (new | busy).nonzero()[:, 0]
         if not len(go):
             break
-        met = torch.cat((met, outermost), 1)
-        row, placed, K, target, t, energy, met = (x[go] for x in (row, placed, K, target, t, energy, met))
+        row, placed, K, target, t, energy, damping, met, trial = (
+            x[go] for x in (row, placed, K, target, t, energy, damping, met, trial))
+        met = torch.cat((met, _outermost(placed, K, trial)[1]), 1)
     return answer
 
 
-def _outermost(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(extents (b,24) in crops, the vertices (b,24) they are of, depth (b,n) of all) of K X (b,3,n), moved by t."""
+def _along(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(coordinates (b,12,n) along the axes in crops, depth (b,n)) of K X (b,3,n) moved by t."""
     hom = placed + K @ t[:, :, None]
     depth = hom[:, 2].clamp_min(NEAREST_M)
-    along = torch.as_tensor(AXES, dtype=t.dtype, device=t.device) @ (hom[:, :2] / depth[:, None])  # (b,12,n)
+    return torch.as_tensor(AXES, dtype=t.dtype, device=t.device) @ (hom[:, :2] / depth[:, None]), depth
+
+
+def _extents(placed: Tensor, K: Tensor, t: Tensor) -> Tensor:
+    """(b,24), in crops. Without the indices this is several times faster than `_outermost`."""
+    along, _ = _along(placed, K, t)
+    return torch.stack((along.amin(2), along.amax(2)), 2).flatten(1)
+
+
+def _outermost(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(extents (b,24) in crops, the vertices (b,24) they are of, the depths (b,24) of those)."""
+    along, depth = _along(placed, K, t)
     (low, at_low), (high, at_high) = along.min(2), along.max(2)
-    return torch.stack((low, high), 2).flatten(1), torch.stack((at_low, at_high), 2).flatten(1), depth
+    at = torch.stack((at_low, at_high), 2).flatten(1)
+    return torch.stack((low, high), 2).flatten(1), at, depth.gather(1, at)
 
 
-def _extents_quadratic(placed: Tensor, K: Tensor, target: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Energy, Gauss-Newton matrix and gradient of the extents of the vertices given."""
-    values, at, depth = _outermost(placed, K, t)
-    axes = torch.as_tensor(AXES, dtype=t.dtype, device=t.device)
-    rays = (axes @ K[:, :2]).repeat_interleave(2, 1)  # (b,24,3)
-    assert rays.shape[1] == 2 * len(ANGLES)
-    turn = (rays - values[..., None] * K[:, 2:]) / depth.gather(1, at)[..., None]
-    off = values - target
-    return off.square().mean(1), *_normal(turn, off)
+def _of_extents(placed: Tensor, K: Tensor, target: Tensor) -> Measure:
+    """What `_descend` asks for, of the extents of the vertices given."""
+    rays = (torch.as_tensor(AXES, dtype=K.dtype, device=K.device) @ K[:, :2]).repeat_interleave(2, 1)  # (b,24,3)
+
+    def measure(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, _, depth = _outermost(placed, K, t)
+        turn = (rays - values[..., None] * K[:, 2:]) / depth[..., None]
+        off = values - target
+        return off.square().mean(1), *_normal(turn, off)
+
+    return measure
 
 
 def _normal(turn: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,10 +181,11 @@ def _normal(turn: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
     return turn.transpose(1, 2) @ turn, (turn.transpose(1, 2) @ off[..., None])[..., 0]
 
 
-def _descend(measure: Measure, t: Tensor, bounds: tuple[float, float], steps: int) -> Tensor:
-    """Levenberg-Marquardt from t: depth within bounds, no row's energy ever higher than before."""
+def _descend(measure: Measure, t: Tensor, bounds: tuple[float, float], damping: Tensor, steps: int,
+             ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(t, energy, damping, whether more steps may help) after Levenberg-Marquardt from t: depth within bounds, no row's energy
+    ever higher than before."""
     energy, hessian, gradient = measure(t)
-    damping = torch.full_like(energy, DAMPING)
     busy = torch.ones_like(energy, dtype=torch.bool)
     for _ in range(steps):
         damped = hessian + torch.diag_embed(hessian.diagonal(dim1=1, dim2=2) * damping[:, None])
@@ -182,4 +199,4 @@ def _descend(measure: Measure, t: Tensor, bounds: tuple[float, float], steps: in
         busy = busy & (d.abs().amax(1) > STEP_M) & (damping < MOST_DAMPING)
         if not busy.any():
             break
-    return t
+    return t, energy, damping, busy

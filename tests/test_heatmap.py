@@ -35,6 +35,22 @@ def test_published_maps(golden):
     assert half.max() < 0.97 and full.max() == 1 and (half[4] == 0).all()  # joint 4 is outside
 
 
+def test_published_maps_at_the_borders():
+    """CMR's own stamp, nine joints on and beyond the crop's edges, and what arg-max reads of them (golden_registration.npz)."""
+    with np.load(GOLDENS / "registration.npz") as stored:
+        uv = torch.from_numpy(stored["uv2map.in"])[None].double()
+        stamp = draw_published_full(torch.full((1, 1, 2), 30.0).double(), 64)[0, 0, 24:37, 24:37]
+        np.testing.assert_allclose(stamp.numpy(), stored["kernel13"], atol=1e-12)
+        assert np.array_equal((1e4 * draw_published_full(uv, 224)[0]).round().numpy(), stored["uv2map.full_u8"])
+        half = draw_published(uv, 224)
+        np.testing.assert_allclose(half[0].amax((1, 2)).numpy(), stored["uv2map.half_max"], atol=1e-12)
+        np.testing.assert_allclose(half[0].sum((1, 2)).numpy(), stored["uv2map.half_sum"], atol=1e-10)
+        np.testing.assert_allclose(half[0, 2, 45:68, 45:68].numpy(), stored["uv2map.half_2"], atol=1e-12)
+        found, peak = read_argmax(half, 224)
+        np.testing.assert_array_equal(found[0].numpy(), stored["map2uv.uv"])
+        np.testing.assert_allclose(peak[0].numpy(), stored["map2uv.conf"][:, 0], atol=1e-12)
+
+
 @settings(deadline=None, max_examples=50)
 @given(pixels=st.sampled_from([32, 64, 96, 224]), ratio=st.sampled_from([1, 2, 4]), sigma=st.floats(0.8, 3.0),
        x=st.floats(0, 1), y=st.floats(0, 1))
