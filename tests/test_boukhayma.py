@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from options.load import load as load_options
 from src.boukhayma import PIXELS, SCALE_M, Options, Out, build
 from src.checkpoint import load, require_same_method
-from src.convert import convert
+from src.convert import convert, options_of
 from utils.batch import JointSet
 from utils.camera import project
 from utils.errors import InputError
@@ -179,6 +179,13 @@ def test_wrong_network(published, release, what, fault, line, tmp_path):
     with pytest.raises(InputError, match=line):
         convert(what, tmp_path / "theirs.pt", tmp_path / "ours.pt")
     assert not (tmp_path / "ours.pt").exists()
+
+
+@pytest.mark.parametrize("name, depth", [("layer1.0.bn1.weight", "resnet18"), ("layer3.5.conv1.weight", "resnet34"),
+                                         ("layer1.0.conv3.weight", "resnet50")])
+def test_depth_is_read_off_the_names(name, depth):
+    """Blocks of layer 3, and their bottlenecks, tell the depth of either file."""
+    assert all(options_of(what, {name: torch.zeros(1)}).backbone == depth for what in ("boukhayma", "boukhayma_dexycb"))
 
 
 def test_published_turn():
