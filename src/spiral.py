@@ -214,8 +214,12 @@ class MeshDecoder(nn.Module):
 
 
 def _multiply_first(layer: nn.Linear, x: Tensor, gather: RowSums) -> Tensor:
-    """SpiralConv with vertices leading, (v,b,channels) -> (n,b,out): for few outputs the products are less to gather than x."""
-    products = layer.weight.view(-1, x.shape[-1]) @ x.flatten(0, 1).T  # (out*L, v*b), the order of the weight's rows
+    """SpiralConv with vertices leading, (v,b,channels) -> (n,b,out): for few outputs the products are less to gather than x.
+
+    Outside autocast: what comes out are coordinates.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        products = layer.weight.view(-1, x.shape[-1]) @ x.flatten(0, 1).T  # (out*L, v*b), the order of the weight's rows
     out = gather(products.view(-1, x.shape[1]))
     return out.view(layer.out_features, -1, x.shape[1]).permute(1, 2, 0) + layer.bias
 
