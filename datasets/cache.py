@@ -36,13 +36,20 @@ class Crops:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The stored bytes (uint8) of a row; InputError where there is none."""
+        return np.frombuffer(self._get(row), np.uint8)
+
+    def has(self, row: int) -> bool:
+        """Whether a row has any bytes: pictures without a mask have an empty one."""
+        return bool(self._get(row))
+
+    def _get(self, row: int) -> bytes:
         if self._pid != os.getpid():
             self._env, self._pid = self._open(), os.getpid()
         with self._env.begin() as read:
             value = read.get(struct.pack(">Q", row))
         if value is None:
             raise InputError(f"{self.path}: no crop of row {row}; the file is not the one that prepare wrote: prepare again")
-        return np.frombuffer(value, np.uint8)
+        return value
 
     def __len__(self) -> int:
         with self._open() as env:

@@ -41,6 +41,7 @@ class Options(Strict):
     stored: StoredOptions = StoredOptions()
     stride: int = Field(1, ge=1, description="prepare every k-th frame of a sequence")
     limit: int | None = Field(None, ge=1, description="prepare at most this many frames per camera of a sequence")
+    masks: bool = Field(False, description="store too where one sees the hand (seg of the labels), for silhouettes")
     unreadable: Literal["stop", "skip"] = Field("stop", description="a broken file: stop with its name, or count it and go on")
     workers: int = Field(0, ge=0, description="processes of prepare; 0 = one per core")
 
@@ -54,7 +55,7 @@ class Options(Strict):
     def plan(self) -> Plan:
         """The part that a prepared folder depends on."""
         return Plan(self.hands, self.in_image, self.width, self.height, self.serials, self.stored.factor, self.stored.pixels,
-                    self.stored.quality, self.stride, self.limit, self.unreadable)
+                    self.stored.quality, self.stride, self.limit, self.unreadable, self.masks)
 
 
 def prepare(options: Options, hands: Hands, workers: int | None = None) -> Prepared:

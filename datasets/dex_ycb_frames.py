@@ -7,13 +7,14 @@ No torch in here: a worker process starts in a fraction of a second and stays sm
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.dex_ycb_tree import Sequence
-from datasets.pictures import Broken, Excluded, box_of, cut, decode, jpeg, require_seen, stored_square
+from datasets.pictures import Broken, Excluded, box_of, cut, decode, jpeg, mask_png, require_seen, stored_square
 from datasets.prepare import EXAMPLES, write_shard
 from utils.errors import InputError
 
@@ -30,6 +31,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
 }
 LABELS = {"pose_m": (1, 51), "joint_3d": (1, 21, 3), "joint_2d": (1, 21, 2)}  # of a labels file, float32
 BREAKS = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)  # of a broken npz
+HAND = 255  # in seg
 UV_TOLERANCE = 2.0  # pixels between joint_2d and K * joint_3d
 
 
@@ -48,6 +50,11 @@ class Plan:
     stride: int
     limit: int | None
     unreadable: str
+    masks: bool = False
+
+    def stored(self) -> dict[str, Any]:
+        """What a prepared folder remembers of it: masks where they are there, as folders of before know none."""
+        return {name: value for name, value in asdict(self).items() if name != "masks" or value}
 
     def frames(self, num_frames: int) -> range:
         """The frames of a sequence that are looked at."""
@@ -82,14 +89,14 @@ def cut_sequence(task: Task) -> dict:
     world = _world(task.root / s.folder / "pose.npz", s.num_frames)
     counts, examples = Counter(), defaultdict(list)
     rows: list[dict[str, np.ndarray]] = []
-    crops: list[bytes] = []
+    streams: dict[str, list[bytes]] = {"crops": []} | ({"masks": []} if plan.masks else {})
     for camera in s.cameras:
         for frame in plan.frames(s.num_frames):
             name = f"{s.folder}/{plan.serials[camera]}/color_{frame:06d}.jpg"
             try:
                 row = read_frame(task.root / name, task.K[camera], plan)
                 picture = decode(task.root / name, plan.width, plan.height)
-                crops.append(jpeg(cut(picture, row["stored"], plan.pixels), plan.quality))
+                mask = read_mask(task.root / name, plan) if plan.masks else None
             except Excluded as why:
                 counts[str(why)] += 1
                 continue
@@ -100,16 +107,19 @@ def cut_sequence(task: Task) -> dict:
                 examples[broken.reason].append(str(broken))
                 del examples[broken.reason][EXAMPLES:]
                 continue
+            streams["crops"].append(jpeg(cut(picture, row["stored"], plan.pixels), plan.quality))
+            if mask is not None:  # an empty one says nothing: one entry per row
+                streams["masks"].append(mask_png(cut(mask, row["stored"], plan.pixels)) if mask.any() else b"")
             mano = np.concatenate([row.pop("pose_m"), np.float32(s.betas)])
             rows.append({**row, "subject": s.subject, "sequence": s.index, "camera": camera, "frame": frame, "side": s.side,
                          "mano": mano, "world": world[frame], "K": task.K[camera]})
     counts["kept"] = len(rows)
-    return write_shard(task.shard, COLUMNS, rows, {"crops": crops}, s.fingerprint, counts, examples)
+    return write_shard(task.shard, COLUMNS, rows, streams, s.fingerprint, counts, examples)
 
 
 def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray]:
     """Labels of one frame: pose_m (51), joint_3d, joint_2d, inside, box, stored. Raises Excluded or Broken."""
-    path = picture.with_name(picture.name.replace("color_", "labels_").replace(".jpg", ".npz"))
+    path = _labels_of(picture)
     labels = read_labels(path)
     joints, uv = labels["joint_3d"], labels["joint_2d"]
     if (joints == -1).all() or not labels["pose_m"].any():
@@ -133,24 +143,42 @@ def read_frame(picture: Path, K: np.ndarray, plan: Plan) -> dict[str, np.ndarray
     return {**labels, "inside": np.bool_(inside), "box": box, "stored": stored_square(box, plan.factor)}
 
 
+def read_mask(picture: Path, plan: Plan) -> np.ndarray:
+    """(height,width) uint8, 255 where one sees the hand: by `seg` of the labels file (else 0 or an object). Raises Broken."""
+    path, size = _labels_of(picture), (plan.height, plan.width)
+    seg = _members(path, ("seg",))["seg"]
+    if seg.shape != size or seg.dtype != np.uint8:
+        raise Broken("labels broken", f"{path}: expected seg {size} uint8, found {seg.shape} {seg.dtype}; unpack it again, or "
+                                      "set dataset.masks=false")
+    return np.where(seg == HAND, np.uint8(255), np.uint8(0))
+
+
 def read_labels(path: Path, keys: tuple[str, ...] = tuple(LABELS)) -> dict[str, np.ndarray]:
     """pose_m (51), joint_3d (21,3), joint_2d (21,2) of one file, or those of `keys` alone, float32. Raises Broken."""
     shapes = {key: LABELS[key] for key in keys}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            labels = {key: file[key] for key in shapes}
-    except FileNotFoundError as error:
-        raise Broken("labels missing", f"{path}: expected labels, found nothing; unpack the archive again") from error
-    except BREAKS as error:
-        raise Broken("labels broken", f"{path}: expected an npz with {', '.join(shapes)}, "
-                                      f"found a file that breaks "
-                                      f"({_first_line(error)}); unpack it again") from error
+    labels = _members(path, keys)
     for key, shape in shapes.items():
         if labels[key].shape != shape or labels[key].dtype.kind != "f":
             raise Broken("labels broken", f"{path}: expected {key} {shape} of floats, "
                                           f"found {labels[key].shape} {labels[key].dtype}; unpack it again")
         labels[key] = labels[key][0].astype(np.float32)
     return labels
+
+
+def _labels_of(picture: Path) -> Path:
+    return picture.with_name(picture.name.replace("color_", "labels_").replace(".jpg", ".npz"))
+
+
+def _members(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of a labels file; the others are not read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in keys}
+    except FileNotFoundError as error:
+        raise Broken("labels missing", f"{path}: expected labels, found nothing; unpack the archive again") from error
+    except BREAKS as error:
+        raise Broken("labels broken", f"{path}: expected an npz with {', '.join(keys)}, found a file that breaks "
+                                      f"({_first_line(error)}); unpack it again") from error
 
 
 def _world(path: Path, num_frames: int) -> np.ndarray:

@@ -5,7 +5,6 @@ Setups and splits are chosen when reading; nothing here depends on them.
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,8 @@ def prepare_tree(root: str | Path, folder: str | Path, plan: Plan, workers: int,
             np.savez(file, world_from_camera=read_extrinsics(tree), K=tree.K)
 
     return prepare(Job(
-        title=TITLE, version=VERSION, root=tree.root, plan=asdict(plan), cut=cut_sequence, columns=COLUMNS,
+        title=TITLE, version=VERSION, root=tree.root, plan=plan.stored(), cut=cut_sequence, columns=COLUMNS,
+        streams=("crops", "masks") if plan.masks else ("crops",),
         tasks=[Task(tree.root, s, tree.K, plan, shard_of(folder, f"{s.subject:02d}_{s.index:04d}")) for s in todo],
         fingerprint=_fingerprint(tree), left_out=left_out, meta=_meta(tree),
         about={"people": [p for p in tree.people if p], "sequences": len(tree.sequences), "cameras": len(tree.serials)},

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from datasets.augment import AugmentOptions, CropOptions
@@ -48,7 +48,10 @@ class DexYcb(Reader):
         super().__init__(crop, augment, hands, train=train, seed=seed, needs=needs)
         self.options, self.split, self.folder = options, split, Path(options.prepared)
         self.meta = _read_meta(self.folder, options)
-        self.crops = Crops(self.folder / "crops.lmdb")
+        self.crops, self.masks = (Crops(self.folder / f"{name}.lmdb") for name in ("crops", "masks"))
+        if options.masks:
+            self.provides = self.provides | {"mask", "has_mask"}
+            self.needs = self.provides if needs is None else needs
         self.labels = _read_labels(self.folder)
         if len(self.labels["frame"]) != self.meta["rows"]:
             raise InputError(f"{self.folder}/index: expected {self.meta['rows']} rows, found {len(self.labels['frame'])}; "
@@ -136,11 +139,19 @@ class DexYcb(Reader):
         row = int(self.rows[index])
         label = {name: column[row] for name, column in self.labels.items() if name != "world"}
         mano = label["mano"]
-        image = read_stored(self.crops, row, self.read_pixels, self.crop.antialias, lambda: self.describe(index))
-        return {"image": image, **placed(label["stored"], label["K"], self.read_pixels),
+        image = self._stored(self.crops, row, index, cv2.IMREAD_COLOR_RGB)
+        raw = {"image": image, **placed(label["stored"], label["K"], self.read_pixels),
                 "width": np.int64(self.options.width), "box": np.array(label["box"]), "mirrored": np.bool_(label["side"] == 1),
                 "subject": np.int64(label["subject"] + 1), "pose": np.array(mano[:48]), "trans": np.array(mano[48:51]),
                 "shape": np.array(mano[51:]), "joints": np.array(label["joint_3d"]), "joints_uv": np.array(label["joint_2d"])}
+        if self.options.masks and "mask" in self.needs:
+            known = self.masks.has(row)
+            mask = self._stored(self.masks, row, index, cv2.IMREAD_GRAYSCALE) if known else np.zeros(image.shape[:2], np.uint8)
+            raw |= {"mask": mask, "has_mask": np.bool_(known)}
+        return raw
+
+    def _stored(self, store: Crops, row: int, index: int, flags: int) -> np.ndarray:
+        return read_stored(store, row, self.read_pixels, self.crop.antialias, lambda: self.describe(index), flags)
 
     def sample_name(self, index: int) -> str:
         """Path of the picture below the root."""
@@ -246,5 +257,5 @@ def _read_meta(folder: Path, options: Options) -> dict[str, Any]:
         plan["hands"] = "right"
     if wanted.in_image:
         plan["in_image"] = True
-    same_plan(folder, plan, asdict(wanted))
+    same_plan(folder, plan, wanted.stored())
     return meta

@@ -156,7 +156,8 @@ def same_plan(folder: Path, stored: Mapping[str, Any], plan: Mapping[str, Any]) 
     for key, wanted in json.loads(json.dumps(plan)).items():
         if stored.get(key) != wanted and key != "unreadable":
             option = f"stored.{key}" if key in STORED else key
-            raise InputError(f"{folder}: prepared with dataset.{option}={stored.get(key)}, the options say {wanted}; "
+            found = f"with dataset.{option}={stored[key]}" if key in stored else f"without dataset.{option}"
+            raise InputError(f"{folder}: prepared {found}, the options say {wanted}; "
                              "name another folder by dataset.prepared and prepare again, or set the option back")
 
 
