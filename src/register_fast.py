@@ -17,7 +17,7 @@ from src.silhouette import AXES
 START_DEPTH_M = 0.6
 ROUNDS, ENOUGH, FEWEST = 5, 2.0, 13  # of the 2D stage: most rounds, mean residual to stop at, keypoints that must remain
 NEAREST_M = 0.01  # what is nearer to the camera is projected as if it were there
-KEYPOINT_ROWS, VERTEX_ROWS, VERTEX_ROWS_GPU = 1024, 128, 4096  # rows at a time: what a CPU's cache holds
+KEYPOINT_ROWS, VERTEX_ROWS, VERTEX_ROWS_GPU, BLOCK_ROWS = 1024, 256, 4096, 32  # at a time
 STEP_M = 1e-7  # a step shorter than that is the last
 SAME = 1e-16  # energies nearer than that are of the same vertices
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-12, 1e5
@@ -121,13 +121,14 @@ def _cutting(verts: Tensor, target: Tensor, K: Tensor, start: Tensor, bounds: tu
     K, target = torch.cat((K[:, :2] / size, K[:, 2:]), 1), target / size  # pixels to crops
     placed = K @ verts.transpose(1, 2)  # (b,3,778)
     answer, row, t = start.clone(), torch.arange(len(verts), device=verts.device), start
-    values, met, _ = _outermost(placed, K, t)
+    values, met = _outermost_of_all(placed, K, t)
     energy = (values - target).square().mean(1)
     damping = torch.full_like(energy, DAMPING)
     for _ in range(OUTER_STEPS):
         measure = _of_extents(placed.gather(2, met[:, None].expand(-1, 3, -1)), K, target)
         trial, met_energy, damping, busy = _descend(measure, t, bounds, damping, INNER_STEPS)
-        found = (_extents(placed, K, trial) - target).square().mean(1)
+        values, outermost = _outermost_of_all(placed, K, trial)
+        found = (values - target).square().mean(1)
         better = found < energy
         t, energy = torch.where(better[:, None], trial, t), torch.where(better, found, energy)
         answer[row] = t
@@ -136,31 +137,33 @@ def _cutting(verts: Tensor, target: Tensor, K: Tensor, start: Tensor, bounds: tu
         go = (new | busy).nonzero()[:, 0]
         if not len(go):
             break
-        row, placed, K, target, t, energy, damping, met, trial = (
-            x[go] for x in (row, placed, K, target, t, energy, damping, met, trial))
-        met = torch.cat((met, _outermost(placed, K, trial)[1]), 1)
+        met = torch.cat((met, outermost), 1)
+        row, placed, K, target, t, energy, damping, met = (x[go] for x in (row, placed, K, target, t, energy, damping, met))
     return answer
 
 
-def _along(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(coordinates (b,12,n) along the axes in crops, depth (b,n)) of K X (b,3,n) moved by t."""
+def _outermost(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(extents (b,24) in crops, the vertices (b,24) they are of, the depths (b,24) of those) of K X (b,3,n) moved by t."""
+    axes = torch.as_tensor(AXES, dtype=t.dtype, device=t.device)
     hom = placed + K @ t[:, :, None]
     depth = hom[:, 2].clamp_min(NEAREST_M)
-    return torch.as_tensor(AXES, dtype=t.dtype, device=t.device) @ (hom[:, :2] / depth[:, None]), depth
+    seen = hom[:, :2] / depth[:, None]
+    along = axes @ seen  # (b,12,n)
+    # The last bits of a coordinate (1e-13 of it) give way to its vertex's number, so that an extreme tells whose it is: half the
+    # time of min and max with indices.
+    count = placed.shape[2]
+    bits = (1 << (count - 1).bit_length()) - 1
+    along.view(torch.int64).bitwise_and_(~bits).bitwise_or_(torch.arange(count, device=t.device))
+    at = torch.stack((along.amin(2), along.amax(2)), 2).flatten(1).view(torch.int64) & bits
+    seen = seen.gather(2, at[:, None].expand(-1, 2, -1))
+    return (seen * axes.repeat_interleave(2, 0).T).sum(1), at, depth.gather(1, at)
 
 
-def _extents(placed: Tensor, K: Tensor, t: Tensor) -> Tensor:
-    """(b,24), in crops. Without the indices this is several times faster than `_outermost`."""
-    along, _ = _along(placed, K, t)
-    return torch.stack((along.amin(2), along.amax(2)), 2).flatten(1)
-
-
-def _outermost(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(extents (b,24) in crops, the vertices (b,24) they are of, the depths (b,24) of those)."""
-    along, depth = _along(placed, K, t)
-    (low, at_low), (high, at_high) = along.min(2), along.max(2)
-    at = torch.stack((at_low, at_high), 2).flatten(1)
-    return torch.stack((low, high), 2).flatten(1), at, depth.gather(1, at)
+def _outermost_of_all(placed: Tensor, K: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Extents and vertices as `_outermost`, by blocks that a CPU's cache holds."""
+    rows = BLOCK_ROWS if t.device.type == "cpu" else len(t)
+    values, at, _ = zip(*(_outermost(*block) for block in zip(placed.split(rows), K.split(rows), t.split(rows))))
+    return torch.cat(values), torch.cat(at)
 
 
 def _of_extents(placed: Tensor, K: Tensor, target: Tensor) -> Measure:
