@@ -2,10 +2,9 @@
 
 The picture is utils/panels.py's; here is what goes into it: the crop that the network saw, its answer, and the hand's place,
 which is the method's own, or follows from 2D joints, or, where nobody predicts it, is drawn and said to be a stand-in. Left
-hands, which methods see mirrored, are shown as they were. `test` draws on threads beside the network.
+hands, which methods see mirrored, are shown as they were. `test` draws on a thread beside the network.
 """
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,8 +28,8 @@ from utils.panels import Notes, five_panels
 JPEG_QUALITY = 92
 FOLDER, PLOT, MESH = "plots", "_plot.jpg", "_mesh.ply"
 MIRROR = np.array([-1.0, 1.0, 1.0])
-THREADS = 4
-WAITING = 32  # pictures that may wait for a thread: bounds the memory
+THREADS = 1  # more wait for each other: half of the drawing is numpy's and Python's
+WAITING = 32  # pictures that may wait for it: bounds the memory
 STAND_IN = 0.6  # share of the crop that a hand of unknown place is drawn across
 AXES = "metres, camera axes x right y down z forward"
 
@@ -86,7 +85,7 @@ class Plots(contextlib.AbstractContextManager):
         the right hand · uv_of: 2D joints from elsewhere, for methods that predict none."""
         self.folder, self.rows, self.uv_of = Path(folder), frozenset(rows), uv_of
         self.faces = hand.faces.cpu().numpy()
-        self._pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="plots")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="plots")
         self._running: deque[Future] = deque()
 
     def __enter__(self) -> Self:

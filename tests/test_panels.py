@@ -240,3 +240,19 @@ def test_nearer_hides_farther_and_inside_looks_different():
     edged = mesh_layer(at, np.repeat([1.0, 2.0], 4), verts, faces, SIZE, edges=1)
     assert edged.rgb[110, 110].sum() < 0.8 * front.rgb[110, 110].sum()  # on the diagonal
     assert (edged.rgb[100, 140] == front.rgb[100, 140]).all() and DENSE * front.cover.shape[0] == 448
+
+
+def test_a_mesh_gone_wild_is_painted():
+    """Random vertices all over the picture: drawn without the memory of all their fragments; nearer still hides farther."""
+    generator = np.random.default_rng(0)
+    wild = np.concatenate([generator.uniform(-0.4, 0.4, (778, 2)), generator.uniform(0.3, 0.6, (778, 1))], 1)
+    assert changed(panels(verts=wild)[2], photo()).mean() > 0.8
+    square = np.array([[10.0, 10], [210, 10], [210, 210], [10, 210]])
+    at = np.concatenate([square] * 60)
+    faces = np.concatenate([np.array([[0, 2, 1], [0, 3, 2]]) + 4 * k for k in range(60)])
+    verts = np.pad(at, ((0, 0), (0, 1)))
+    faces[:2] = faces[:2, ::-1]  # the first square shows its inside
+    for depth, inside in ((1.0, True), (9.0, False)):
+        layer = mesh_layer(at, np.repeat([depth, *np.linspace(2, 3, 59)], 4), verts, faces, SIZE)
+        red, blue = layer.rgb[100, 120, [0, 2]]
+        assert (red > blue) == inside and layer.cover[100, 120] == 1 and layer.cover[5, 5] == 0

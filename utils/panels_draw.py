@@ -14,6 +14,7 @@ from utils.joints import T21_PARENTS
 from utils.render import interpolate_fragments, rasterise, shade, studio_lights, vertex_normals
 
 DENSE = 2
+MOST_OVERDRAW = 12.0  # a hand over the whole panel has about 5
 BITS = 4  # cv2 draws at sixteenths of a pixel
 HAND_RGB = (0.66, 0.76, 0.93)
 INSIDE_RGB = (0.80, 0.70, 0.66)  # what shows through the open wrist
@@ -43,6 +44,8 @@ def mesh_layer(at: np.ndarray, depth: np.ndarray, verts: np.ndarray, faces: np.n
     right, y down, z away from the eye) · faces (f,3), counter-clockwise from outside · edges: how strongly they are drawn, 0..1.
     """
     n, fine = size * DENSE, dense(at)
+    if _overdraw(fine[faces], n) > MOST_OVERDRAW:
+        return _painted(fine, depth, verts, faces, n, edges)
     table, z = torch.from_numpy(faces.astype(np.int64)), depth[:, None]
     seen = torch.from_numpy(np.concatenate([fine * z, z], 1).astype(np.float32))[None]
     found = rasterise(seen, table, torch.eye(3), n, n, cull="none")
@@ -58,6 +61,25 @@ def mesh_layer(at: np.ndarray, depth: np.ndarray, verts: np.ndarray, faces: np.n
     share = (wire.reshape(-1)[pixel] * np.float32(edges / 255))[:, None]
     rgb[pixel] = lit + share * (np.float32(EDGE_RGB) - lit)
     return Layer(thinned(rgb.reshape(n, n, 3)), thinned(cover.reshape(n, n)))
+
+
+def _overdraw(corners: np.ndarray, n: int) -> float:
+    """How often, at most, faces (f,3,2) of the canvas's pixels would draw over each of its n x n pixels."""
+    inside = np.clip(corners, 0, n)
+    return float(np.ptp(inside, axis=1).prod(-1).sum()) / n**2
+
+
+def _painted(fine: np.ndarray, depth: np.ndarray, verts: np.ndarray, faces: np.ndarray, n: int, edges: float) -> Layer:
+    """A mesh gone wild, whose every face fills the panel, far to near: its fragments would not fit the memory."""
+    canvas, cover = np.zeros((n, n, 3), np.uint8), np.zeros((n, n), np.uint8)
+    a, b, c = (verts[faces[:, i]] for i in range(3))
+    lit = 255 * _lit(torch.from_numpy(np.cross(b - a, c - a).astype(np.float32)), _turned(fine, faces)).numpy()
+    for face in np.argsort(-depth[faces].mean(1)):
+        corners, rgb = fixed(fine[faces[face]]), lit[face]
+        cv2.fillConvexPoly(canvas, corners, rgb.tolist(), cv2.LINE_8, BITS)
+        cv2.polylines(canvas, [corners], True, (rgb + edges * (np.float32(EDGE_RGB) - rgb)).tolist(), 1, cv2.LINE_8, BITS)
+        cv2.fillConvexPoly(cover, corners, 1, cv2.LINE_8, BITS)
+    return Layer(thinned(canvas.astype(np.float32) * cover[..., None]), thinned(cover.astype(np.float32)))
 
 
 def _turned(at: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -127,7 +149,7 @@ def fixed(at: np.ndarray) -> np.ndarray:
 
 def thick(panel: np.ndarray) -> np.ndarray:
     """A panel (n,n,3) as a dense canvas."""
-    return np.repeat(np.repeat(panel, DENSE, 0), DENSE, 1)
+    return cv2.resize(panel, None, fx=DENSE, fy=DENSE, interpolation=cv2.INTER_NEAREST)
 
 
 def thinned(canvas: np.ndarray) -> np.ndarray:
