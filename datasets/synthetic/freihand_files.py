@@ -56,7 +56,7 @@ def list_path(root: Path, split: str, name: str) -> Path:
 
 
 def mask_bytes(mask: np.ndarray) -> bytes:
-    """A mask (h,w) uint8, 255 = hand and arm, as JPEG of three equal channels: lossy, so readers threshold it."""
+    """A mask (h,w) uint8, 255 = hand, as JPEG of three equal channels: lossy, so readers threshold it."""
     return cv2.imencode(".jpg", cv2.merge([mask] * 3), (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from datasets.synthetic.assemble import HAND
 from datasets.synthetic.backdrop import BANK, pattern, sample_stage
 from datasets.synthetic.backdrop import draw as draw_background
 from datasets.synthetic.freihand_files import SIZE, VERSIONS
@@ -23,13 +24,13 @@ FINER = 2  # pixels of the drawing per pixel of the picture, each way
 
 @dataclass(frozen=True)
 class Cutout:
-    """A drawn person with what it holds. colour (h,w,3) float32 0..255, times cover · cover (h,w,1) of everything 0..1 · person
-    (h,w) cover of hand and forearm 0..1.
+    """A drawn person with what it holds. colour (h,w,3) float32 0..255, times cover · cover (h,w,1) of everything 0..1 · hand
+    (h,w) cover of the hand alone, 0..1.
     """
 
     colour: np.ndarray
     cover: np.ndarray
-    person: np.ndarray
+    hand: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ def cut_out(surface: Surface, verts: torch.Tensor, normals: torch.Tensor, camera
     shadows = cast(verts, surface.faces, lighting.direction[0])
     rgb = colours(fragments, surface, verts, normals, side * side, step, eye, strength, lighting, shadows)
     ends = torch.searchsorted(step, torch.arange(count + 1)).tolist()
-    pixel, person = fragments.pixel.numpy(), (fragments.face < surface.person).numpy()
+    pixel, is_hand = fragments.pixel.numpy(), surface.labels[fragments.face.numpy()] == HAND
     found = []
     for i, (begin, end) in enumerate(zip(ends, ends[1:])):
         sheet = np.zeros((side * side, 3), np.uint8), np.zeros((side * side, 2), np.uint8)
         here = pixel[begin:end] - i * side * side
-        sheet[0][here], sheet[1][here, 0], sheet[1][here, 1] = rgb[begin:end], 255, person[begin:end] * 255
+        sheet[0][here], sheet[1][here, 0], sheet[1][here, 1] = rgb[begin:end], 255, is_hand[begin:end] * 255
         colour, cover = (cv2.resize(s.reshape(side, side, -1).astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
                          for s in sheet)
         found.append(Cutout(colour, cover[..., :1] / 255, cover[..., 1] / 255))
@@ -152,7 +153,7 @@ def paste(cutout: Cutout, background: np.ndarray) -> np.ndarray:
 def _soft(cutout: Cutout, sigma: float) -> Cutout:
     """With edges as an inexact segmentation leaves them."""
     cover = np.minimum(cutout.cover, cv2.GaussianBlur(cutout.cover, (0, 0), sigma)[..., None] * 1.15)
-    return Cutout(cutout.colour * (cover / np.maximum(cutout.cover, 1e-3)), cover, cutout.person)
+    return Cutout(cutout.colour * (cover / np.maximum(cutout.cover, 1e-3)), cover, cutout.hand)
 
 
 def _drawn_towards(cutout: Cutout, background: np.ndarray, share: float) -> Cutout:
@@ -160,7 +161,7 @@ def _drawn_towards(cutout: Cutout, background: np.ndarray, share: float) -> Cuto
     mean = cutout.colour.sum((0, 1)) / max(cutout.cover.sum(), 1.0)
     factor = np.clip(background.mean((0, 1)) / np.maximum(mean, 8), 0.5, 1.7)
     return Cutout(np.minimum(cutout.colour * (1 + share * (factor - 1)), 255 * cutout.cover).astype(np.float32), cutout.cover,
-                  cutout.person)
+                  cutout.hand)
 
 
 def _recoloured(image: np.ndarray, chroma: float, offset: np.ndarray) -> np.ndarray:
