@@ -1,8 +1,8 @@
 """One hand in five panels, as CMR shows it, for any method: silhouette, 2D pose, projected mesh, and mesh and pose in metres.
 
 Spec cmr_boukhayma_metro 5.1. Pixels and camera axes as in utils/camera.py, RGB. What a method does not predict is taken from its
-mesh or joints, and a caption says so. Seed: the original drew with five matplotlib figures (a second or more each, most of its
-evaluation's time) and handed BGR to RGB, so that its red was blue; here numpy, cv2 and the rasteriser draw, in the right colours.
+mesh or joints, and a caption says so. Seed: the original drew with five matplotlib figures, by far the slowest part of its
+evaluation, and handed BGR to RGB, so that its red was blue; here numpy, cv2 and the rasteriser draw, in the right colours.
 """
 from typing import NamedTuple
 

@@ -2,8 +2,8 @@
 
 Seen by a distant eye (no perspective: rotation, scale, shift) from behind the camera, to its right and above, so that the hand
 shows the side that the camera sees and lies as in the picture. Camera axes (utils/camera.py): x right, y down, z forward, metres.
-Seed: the original looked back at the camera from beyond the hand (elev 140, azim 80, z up to 0.8 m, hand stretched to the box's
-shape), showed the hand's back mirrored, and cut off hands elsewhere; here all three axes have one scale and follow the hand.
+Seed: the original looked back at the camera from beyond the hand (elev 140, azim 80), at the side that the picture does not
+show, left and right exchanged, in fixed ranges (x, y +-0.1 m, z 0..0.8 m); here the axes have one scale and follow the hand.
 """
 from typing import NamedTuple
 
