@@ -147,8 +147,8 @@ def test_dump_repeats(write):
     ("base: [a, b]", "base = ['a', 'b']: expected the name of one option file"),
     ("base: nowhere.yaml", "nowhere.yaml (base: of "),
     ("base: a.yaml", "base: goes in a circle"),
-    ("method: {backbone: resnet18}", "a.yaml: method: expected a section with a name, one of ['idhand'"),
-    ("method: {name: idhnd}", "a.yaml: method: name: no src/idhnd.py; there are ['idhand'"),
+    ("method: {backbone: resnet18}", "a.yaml: method: expected a section with a name, one of ['boukhayma', 'cmr', 'idhand'"),
+    ("method: {name: idhnd}", "a.yaml: method: name: no src/idhnd.py; there are ['boukhayma', 'cmr', 'idhand'"),
     ("method: {name: idhand, backbon: resnet18}", "a.yaml: method.backbon = 'resnet18': there is no such option; "
      "did you mean method.backbone?"),
     ("method: {name: idhand, iterations: none}", "a.yaml: method.iterations = 'none': expected a valid integer"),
