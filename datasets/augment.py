@@ -154,11 +154,12 @@ def colour(random: Float[Tensor, "b r"], options: AugmentOptions) -> Colour:
     return Colour(brightness, 1 + contrast, 1 + saturation, hue)
 
 
-def resample(stored: UInt8[Tensor, "b s s c"], stored_from_crop: Float[Tensor, "b 3 3"], pixels: int,
-             samples: int = 1) -> Float[Tensor, "b c p p"]:
+def resample(stored: UInt8[Tensor, "b s s c"], stored_from_crop: Float[Tensor, "b 3 3"], pixels: int, samples: int = 1,
+             mask: UInt8[Tensor, "b s s"] | None = None) -> Float[Tensor, "b k p p"]:
     """Crops of `pixels` x `pixels`, values 0..255, read bilinearly from stored crops through an affine map of pixel centres.
 
     samples: n x n samples are averaged per pixel, which is what a crop n times smaller than its source needs. Outside is black.
+    mask: one channel more, the last.
     """
     size = stored.shape[1]
     # Centres of the samples in crop pixels, then in stored pixels, then in grid_sample's units: -1 and 1 are the picture's edges.
@@ -167,7 +168,8 @@ def resample(stored: UInt8[Tensor, "b s s c"], stored_from_crop: Float[Tensor, "
     shift = affine[:, :, 2] + (1 / size - 1)
     along, down = (affine[:, None, :, i] * line[:, None] for i in (0, 1))
     grid = along[:, None] + (down + shift[:, None])[:, :, None]
-    source = stored.permute(0, 3, 1, 2).contiguous().float()
+    layers = stored.permute(0, 3, 1, 2).contiguous()
+    source = (layers if mask is None else torch.cat((layers, mask[:, None]), 1)).float()
     image = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Black beyond the picture's edge, but not a shade darker within its outermost half pixel (which padding with zeros would be).
     inside = grid.abs_() <= 1 + 1e-5

@@ -157,10 +157,10 @@ class Reader(ABC):
             mirrored = raw["mirrored"].bool()
             any_mirrored = self.mirrors and bool(mirrored.any())
             crop_from_image, crop_from_stored_image, K, angle = self._place(raw, mirrored, any_mirrored)
-            image = self._image(raw, crop_from_stored_image)
+            image, mask = self._pictures(raw, crop_from_stored_image, "mask" in raw and "mask" in self.needs)
             labels = self._labels(raw, mirrored, any_mirrored, crop_from_image, angle)
-            if "mask" in raw and "mask" in self.needs:
-                labels["mask"] = self._mask(raw, crop_from_stored_image)
+            if mask is not None:
+                labels["mask"] = mask
                 labels["has_mask"] = raw["has_mask"].bool() if "has_mask" in raw else torch.ones_like(mirrored)
             return Batch(image=image, K=K.float(), crop_from_image=crop_from_image.float(), mirrored=mirrored,
                          index=raw["index"].long(), subject=raw["subject"].long(), **labels)
@@ -182,16 +182,13 @@ class Reader(ABC):
         unmirrored = crop_from_image @ flip if any_mirrored else crop_from_image
         return crop_from_image, unmirrored, K_of_crop(K, crop_from_image, angle), angle
 
-    def _image(self, raw: dict[str, Tensor], crop_from_stored_image: Tensor) -> Tensor:
+    def _pictures(self, raw: dict[str, Tensor], crop_from_stored_image: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
+        """image (b,3,p,p) and, if `masked`, mask (b,p,p) of 0 and 1: whether more than half of a pixel is hand."""
         stored_from_crop = raw["stored_from_image"].double() @ invert_affine(crop_from_stored_image)
-        image = resample(raw["image"], stored_from_crop, self.crop.pixels, self.samples) / 255
-        return augment_colours(image, raw["random"], self.augment) if self.train else image
-
-    def _mask(self, raw: dict[str, Tensor], crop_from_stored_image: Tensor) -> Tensor:
-        """(b,p,p) of 0 and 1: whether more than half of a pixel is hand."""
-        stored_from_crop = raw["stored_from_image"].double() @ invert_affine(crop_from_stored_image)
-        share = resample(raw["mask"][..., None], stored_from_crop, self.crop.pixels, self.samples)
-        return (share[:, 0] > 127.5).float()
+        seen = resample(raw["image"], stored_from_crop, self.crop.pixels, self.samples, raw["mask"] if masked else None)
+        image = seen[:, :3] / 255
+        image = augment_colours(image, raw["random"], self.augment) if self.train else image
+        return image, (seen[:, 3] > 127.5).float() if masked else None
 
     def _labels(self, raw: dict[str, Tensor], mirrored: Tensor, any_mirrored: bool, crop_from_image: Tensor, angle: Tensor,
                 ) -> dict[str, Tensor]:
