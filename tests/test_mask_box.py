@@ -10,6 +10,7 @@ from freihand_cases import SIZE, free_hand, read_list, write_tree
 from scipy import stats
 from torch.utils.data import default_collate
 
+from datasets import mixed
 from datasets.augment import SPREAD, AugmentOptions, CropOptions, crop_square, cut_normal, placement, turned_box
 from datasets.freihand import Options, open_reader, prepare
 from datasets.mask_box import EVALUATION_SIDE, HULL, box_of_hull, hull_of, square_hull
@@ -217,3 +218,20 @@ def test_folders_of_other_boxes_are_refused(options: Options):
         opened(options, box="joints")
     with pytest.raises(InputError, match=r"crop_rule=published is CMR's crop.*expected dataset\.box=mask with it, found joints"):
         opened(options, "evaluation", box="joints", crop_rule="published")
+
+
+def test_in_a_mixture(options: Options, tmp_path: Path):
+    """Beside a part that is cut around joints, in one batch: each row's crop is what its own reader gives."""
+    joints = options.model_copy(update={"box": "joints", "prepared": str(tmp_path)})
+    prepare(joints, HANDS)
+    parts = [{"dataset": part.model_dump(), "split": "training"} for part in (options, joints)]
+    both = mixed.open_reader(mixed.Options(name="mixed", train=parts), CROP, CMR, split="train", train=True, seed=3, hands=HANDS)
+    batch = both.batch(default_collate([both[(0, i)] for i in range(len(both))]))
+    for number, part in enumerate(both.parts):
+        rows = (batch.index // (2 * SAMPLES) == number).nonzero().flatten()
+        assert len(rows) == 2 * SAMPLES
+        for row in rows.tolist():
+            turn, own = 0, int(batch.index[row]) % (2 * SAMPLES)
+            alone = part.batch(default_collate([part[(turn, own)]]))
+            torch.testing.assert_close(batch.crop_from_image[row], alone.crop_from_image[0])
+            assert torch.equal(batch.mask[row], alone.mask[0])
