@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
     """What each number z_i of a vector (b,d) makes of all others: z + gamma softmax_j(q_i k_j) v, gamma = 0 at first.
 
     d tokens of one number each, unscaled, in full precision. The fused kernel never holds the (b,d,d) table of products: 4 MB a
-    sample at d = 1000, and twenty times the time on a CPU.
+    sample at d = 1000, and ten times the time on a CPU.
     """
 
     def __init__(self, features: int):
