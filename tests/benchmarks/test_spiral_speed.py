@@ -8,7 +8,6 @@ SpiralConv and up_sample, one after the other. Sides take turns within each repe
 machine. Prints medians of the ratios turn by turn; asserts that all make the same meshes, nothing about time.
 """
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -140,18 +139,24 @@ def test_ratios(capsys, tmp_path, precision):
     assert all(rows.min() > 0 for rows in times.values())
 
 
+def high_water() -> float:
+    """Most memory this process ever held, in MiB. (getrusage tells the parent's, where that held more.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def peak(name: str, folder: Path, batch: int, queue: multiprocessing.Queue) -> None:
     """Peak memory in MiB beyond what stood before, of three steps; in a process of its own."""
     torch.set_num_threads(1)
     side = sides(folder)[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     for _ in range(3):
         turn(side, torch.randn(batch, FEATURES))
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put(high_water() - before)
 
 
 def test_memory(capsys, tmp_path):
-    """Prints the peak memory of forward and backward at batch 32; ours is the smallest."""
+    """Prints the peak memory of forward and backward at batch 32; ours is less than half the original's."""
     context, found = multiprocessing.get_context("spawn"), {}
     for name in ("original", "plain", "ours"):
         queue = context.Queue()
@@ -162,4 +167,4 @@ def test_memory(capsys, tmp_path):
     with capsys.disabled():
         sys.stdout.write("\nmesh decoder, batch 32, peak memory of forward and backward, gradients of 138 MB in it: "
                          + ", ".join(f"{name} {value:.0f} MiB" for name, value in found.items()) + "\n")
-    assert found["ours"] == min(found.values())
+    assert 0 < found["ours"] < found["original"] / 2
