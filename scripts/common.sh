@@ -17,15 +17,30 @@ run() {  # run <command> <option file> [key=value ...]
     fi
 }
 
-evaluate() {  # evaluate <protocol> <default option file> [option file] [key=value ...]: test, export, score by dataset.root's labels
-    local protocol=$1 options=$2 found name truth
-    shift 2
+choose() {  # choose <default option file> [option file] [key=value ...]: sets options, and rest (an array)
+    options=$1
+    shift
     case "${1:-}" in *.yaml) options=$1; shift ;; esac
-    found=$("$PY" -c "import sys; from options.load import load; o = load(sys.argv[1], sys.argv[2:]); print(o.folder, o.dataset.root, sep='\n')" \
-        "$options" "$@")
-    name=${found%%$'\n'*} truth=${found##*$'\n'}
-    run prepare "$options" "$@"
-    run test "$options" "$@"
+    rest=("$@")
+}
+
+option() {  # option <python expression of the options o>: its value, for the chosen option file
+    "$PY" -c "import sys; from options.load import load; o = load(sys.argv[1], sys.argv[3:]); print(eval(sys.argv[2]))" "$options" "$1" \
+        ${rest[@]+"${rest[@]}"}
+}
+
+learn() {  # learn <default option file> [option file] [key=value ...]: prepare, train
+    choose "$@"
+    run prepare "$options" ${rest[@]+"${rest[@]}"}
+    run train "$options" ${rest[@]+"${rest[@]}"}
+}
+
+evaluate() {  # evaluate <protocol> <default option file> [option file] [key=value ...]: test, export, score by dataset.root's labels
+    local protocol=$1 name truth  # COUNT=500: of an evaluation of another length than the official one
+    choose "${@:2}"
+    name=$(option o.folder) truth=$(option o.dataset.root)
+    run prepare "$options" ${rest[@]+"${rest[@]}"}
+    run test "$options" ${rest[@]+"${rest[@]}"}
     run export "$protocol" "$name/test/predictions.npz" --out "$name/pred.zip"
-    run score "$protocol" --pred "$name/pred.zip" --truth "$truth" --out "$name/official"
+    run score "$protocol" --pred "$name/pred.zip" --truth "$truth" --out "$name/official" ${COUNT:+--count "$COUNT"}
 }
