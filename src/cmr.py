@@ -18,7 +18,7 @@ from src.backbones import normalise
 from src.losses import both, labelled, mean_abs, mean_known, surface_losses
 from src.maps import FINGERS, JOINTS, MAP_TRAINING_ONLY, PAIRS, MapOptions, finger_sums, map_terms, pair_sums, read_maps
 from src.method import Method
-from src.register import RegisterOptions, register
+from src.register import RegisterOptions, Registration, register
 from src.silhouette import extents_of_masks
 from src.spiral import MeshDecoder
 from src.stage import Stage, StageOptions, start_published
@@ -205,20 +205,23 @@ class Cmr(Method):
         verts, joints, wrist = self._mesh(out)
         uv, confidence = self._read(out, batch)
         mask = torch.sigmoid(out.logits[-1][:, JOINTS]) if self.options.silhouette else None
-        root = None
+        root = by = None
         if self.options.registration.solver != "none":
-            root = self._place(verts, joints, uv, confidence, mask, batch) + wrist[:, 0]
+            found = self._place(verts, joints, uv, confidence, mask, batch)
+            root, by = found.translation + wrist[:, 0], found.by
         joints = torch.cat((torch.zeros_like(wrist), joints[:, 1:] - wrist), 1)
-        return Prediction(verts - wrist, joints, root, joints_uv=uv, uv_confidence=confidence, mask=mask)
+        return Prediction(verts - wrist, joints, root, joints_uv=uv, uv_confidence=confidence, mask=mask,
+                          root_by=by)
 
-    def _place(self, verts: Tensor, joints: Tensor, uv: Tensor, confidence: Tensor, mask: Tensor | None, batch: Batch) -> Tensor:
-        """(b,3) of the network's origin in the camera, metres."""
+    def _place(self, verts: Tensor, joints: Tensor, uv: Tensor, confidence: Tensor, mask: Tensor | None, batch: Batch,
+               ) -> Registration:
+        """Where the network's origin is in the camera, metres."""
         options, size, outlines = self.options.registration, batch.image.shape[-1], (None, None)
         if options.solver == "faithful":  # Seed: the original's regressor has its own fingertips, whatever was labelled
             joints = self.hand.joints(Posed(verts, None), CMR_TIPS, "regressed")
         if mask is not None and options.use_silhouette:
             outlines = extents_of_masks(mask, size, options.mask_threshold)
-        return register(verts, joints, uv, confidence, batch.K.to(verts), size, *outlines, options).translation
+        return register(verts, joints, uv, confidence, batch.K.to(verts), size, *outlines, options)
 
     def _mesh(self, out: Out) -> tuple[Tensor, Tensor, Tensor]:
         """Metres about the network's origin: verts (b,778,3), joints (b,21,3) regressed from them, wrist (b,1,3).

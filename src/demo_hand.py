@@ -5,6 +5,7 @@ is predicted, told to the network, or held: a method that predicts it is then po
 rotations. The root is predicted, follows from 2D keypoints (src/root.py), or puts the joints into the box.
 """
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from src.demo_input import HandBox
 from src.identity import Identity
 from src.method import Method
 from src.root import FAULTS, solve_root
-from utils.batch import Batch, Prediction
+from utils.batch import ROOT_BY, Batch, Prediction
 from utils.camera import invert_affine, transform_uv
 from utils.errors import InputError
 from utils.hand import HandModel, mirror_points, mirror_rotations
 from utils.mesh_files import write_ply
 
+log = logging.getLogger(__name__)
 BY_BOX, BY_KEYPOINTS, PREDICTED = "placed by the box, not predicted", "from 2D keypoints and K", "predicted"
+LACKING = (0, 4, 5)  # numbers of ROOT_BY where 2D joints, silhouette or both did not count
 TOLD, HELD = "told to the network by the identity file", "held by the identity file"
 
 
@@ -144,9 +147,15 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     _require_finite(answer, where, view.checkpoint or "")
     verts, joints, root, rotations, shape, cov = (None if part is None else part[0].double() for part in (
         answer.verts, answer.joints, answer.root, answer.rotations, answer.shape, answer.shape_cov))
+    source = PREDICTED
+    if answer.root_by is not None:
+        by = int(answer.root_by[0])
+        root, source = root if by else None, f"{PREDICTED}: {ROOT_BY[by]}"
+        if answer.mask is not None and by in LACKING:
+            log.warning("%s: placed by %s", where, ROOT_BY[by])
     keypoints = second or _keypoints(answer, cut)
     place = torch.zeros(3, dtype=torch.float64) if root is None else root
-    seen = Seen(side, cut, box, verts, joints, place, PREDICTED, rotations, shape,
+    seen = Seen(side, cut, box, verts, joints, place, source, rotations, shape,
                 None if shape is None else TOLD if view.told else PREDICTED, cov,
                 None if answer.confidence is None else float(answer.confidence[0]), *keypoints,
                 mask=None if answer.mask is None else answer.mask[0])
@@ -198,7 +207,7 @@ def held(view: View, seen: Seen, where: Path) -> Seen:
         raise InputError(f"{where}: the model predicts no rotations, so the identity's shape cannot be posed; leave the "
                          "identity out, or use a model that predicts them")
     seen = posed(view, seen, seen.rotations, torch.from_numpy(view.identity.shape))._replace(shape_source=HELD, shape_cov=None)
-    return seen if seen.root_source == PREDICTED else placed(seen)
+    return seen if seen.root_source.startswith(PREDICTED) else placed(seen)
 
 
 def posed(view: View, seen: Seen, rotations: Tensor, shape: Tensor) -> Seen:

@@ -7,6 +7,7 @@ Seed: the original's exports dropped the last, partial batch (up to 31 frames) a
 dataset class; here every frame is kept and the shapes are an argument.
 """
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,13 @@ from src.method import Method
 from src.numerics import autocast_type, in_float32
 from src.plots import Plots
 from src.validate import spread
-from utils.batch import Batch, Prediction, Source, stack_to
+from utils.batch import ROOT_BY, UNSTORED, Batch, Prediction, Source, stack_to
 from utils.camera import invert_affine, transform_uv
 from utils.errors import InputError
 from utils.predictions import PredictionsWriter
 from utils.strict import Strict
 
+log = logging.getLogger(__name__)
 REMEDY = "lower test.workers or test.batch and run again; nothing was written"
 Identities = Mapping[int, np.ndarray] | Callable[[int], np.ndarray]
 
@@ -92,7 +94,7 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
     known["told"] = known.get("told") or ("identities" if identities is not None else "truth") if told else "nothing"
     if keypoints is not None:
         known["keypoints"] = keypoints.told
-    narrow, was_training, first = autocast_type(amp, device), method.training, None
+    narrow, was_training, first, by = autocast_type(amp, device), method.training, None, []
     method.to(device).eval()
     try:
         found = stacks(source, asked, workers=workers, pinned=device.type == "cuda", remedy=REMEDY)
@@ -105,12 +107,16 @@ def predict(method: Method, source: Source, path: str | Path, *, device: torch.d
                 answer = _answer(method, seen, narrow)
                 _append(writer, source, samples, answer, keypoints)
                 first = seen if first is None else first
+                by += [] if answer.root_by is None else answer.root_by.tolist()
                 if plots is not None:
                     plots.add(samples, answer)
             if plots is not None:
                 plots.finish()  # the speed is of a process that does nothing else
             speed = speed_of(lambda: _answer(method, first, narrow), len(first), device, narrow)
             writer.meta |= {"parameters": parameters_of(method), "speed": speed}
+            if by:
+                writer.meta["placed_by"] = {text: by.count(number) for number, text in enumerate(ROOT_BY) if number in by}
+                log.info("%s: placed by %s", path, "; ".join(f"{text}: {n}" for text, n in writer.meta["placed_by"].items()))
     finally:
         method.train(was_training)
 
@@ -169,7 +175,7 @@ def _append(writer: PredictionsWriter, source: Source, samples: Batch, answer: P
             raise InputError("test.keypoints: this method predicts 2D joints itself; leave test.keypoints out")
         answer = answer._replace(joints_uv=_whole_picture(answer.joints_uv, samples))
     for field, value in zip(answer._fields, answer):
-        if value is not None and field != "mask":
+        if value is not None and field not in UNSTORED:
             key = field if field == "confidence" else f"pred_{field}"
             columns[key] = _numpy(value)
             finite = np.isfinite(columns[key]).reshape(len(rows), -1).all(1)

@@ -57,6 +57,12 @@ class Registration(NamedTuple):
     source: Int[Tensor, "b"]
     distance: Float[Tensor, "b"]
 
+    @property
+    def by(self) -> Int[Tensor, "b"]:
+        """The source as a number of utils.batch.ROOT_BY, which also tells where one of the two answers was missing."""
+        alone = torch.where(self.source == KEYPOINTS, 4, torch.where(self.source == NONE, 0, 5))
+        return torch.where(self.distance.isnan(), alone, self.source)
+
 
 @torch.no_grad()
 @full_precision

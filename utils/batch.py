@@ -75,7 +75,7 @@ class Prediction(NamedTuple):
     verts (b,778,3) and joints (b,21,3) in metres, camera axes, relative to this prediction's own wrist joint (both or neither) ·
     root (b,3) wrist in the camera, metres · rotations (b,16,3,3) · shape (b,10) · shape_cov (b,10,10) · joints_uv (b,21,2) crop
     pixels, with uv_confidence (b,21) in [0,1] · confidence (b), higher is better · mask (b,c,c) chance in [0,1] that a cell of a
-    grid over the crop is hand (drawn by the demo; no part of predictions files).
+    grid over the crop is hand · root_by (b) number of ROOT_BY: what a registered root stands on, 0 = it is a stand-in.
     """
 
     verts: Tensor | None = None
@@ -88,6 +88,12 @@ class Prediction(NamedTuple):
     uv_confidence: Tensor | None = None
     confidence: Tensor | None = None
     mask: Tensor | None = None
+    root_by: Tensor | None = None
+
+
+UNSTORED = frozenset({"mask", "root_by"})  # fields of Prediction that are no part of predictions files
+ROOT_BY = ("nothing: no confident 2D joint, no silhouette", "2D joints, the silhouette agreeing", "the silhouette against 2D joints",
+           "2D joints and silhouette", "2D joints alone: no silhouette", "the silhouette alone: no confident 2D joint")
 
 
 class Source(Protocol):

@@ -69,9 +69,8 @@ def pyramid_of(hand: HandModel, options: PyramidOptions, folder: str | Path = FO
             zipped = file.read(2) == b"PK"
         pyramid = _read(path, hand, options, "leave `pyramid` out and one is made") if zipped else \
             read_transform(path, hand.arrays.f, options.factors, options.seq_length, options.dilation)
-    same = is_published(pyramid)
-    _LOG.info("mesh pyramid of %s: %s", hand.name, "CMR's published one (vertices, faces, spirals)" if same else
-              "not CMR's published one, so published weights of spiral decoders do not fit this hand model")
+    if is_published(pyramid):
+        _LOG.info("mesh pyramid of %s: CMR's published one (vertices, faces, spirals); its published weights fit", hand.name)
     return pyramid
 
 
