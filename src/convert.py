@@ -20,6 +20,8 @@ from utils.strict import Strict
 
 log = logging.getLogger(__name__)
 
+COUNTER = "num_batches_tracked"  # of a batch norm; read by nothing that this project runs
+
 
 def convert(what: str, file: str | Path, out: str | Path) -> None:
     """Write the published checkpoint `file` to `out` as a checkpoint of its method, with the options it needs and no hand model.
@@ -38,7 +40,7 @@ def convert(what: str, file: str | Path, out: str | Path) -> None:
     save_weights(out, known.method, state, method_options=told, converted_from=Path(file).name)
     left = [name for name in theirs if not known.ours(name)]
     reasons = "; ".join(sorted({known.why_left_out(name) for name in left}))
-    log.info("%s: %d tensors used, %d left out (%s)", file, len(state), len(left), reasons)
+    log.info("%s: %d tensors used, %d left out%s", file, len(theirs) - len(left), len(left), f" ({reasons})" if left else "")
 
 
 def options_of(what: str, theirs: Mapping[str, Tensor]) -> Strict:
@@ -52,15 +54,19 @@ def _tensors(file: str | Path, known: Published) -> dict[str, Tensor]:
     require_file(file, remedy)
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{file}: expected a torch checkpoint, found a file that is truncated or something else "
                          f"({type(error).__name__}: {' '.join(str(error).split())[:120]}); {remedy}") from error
     state = found.get("model_state_dict", found) if isinstance(found, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if (not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state)
+            or not all(isinstance(value, Tensor) for value in state.values())):
         has = _some(map(str, found)) if isinstance(found, dict) else type(found).__name__
         raise InputError(f"{file}: expected a checkpoint with model_state_dict, or a bare state dict; found {has}; "
                          f"{remedy}")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    bare = {name.removeprefix("module."): value for name, value in state.items()}
+    if len(bare) < len(state):
+        raise InputError(f"{file}: {len(state) - len(bare)} tensors are there twice, with and without module.; {remedy}")
+    return bare
 
 
 def _check_which(what: str, theirs: Mapping[str, Tensor], file: str | Path) -> None:
@@ -78,25 +84,35 @@ def _check_which(what: str, theirs: Mapping[str, Tensor], file: str | Path) -> N
 
 
 def _renamed(known: Published, theirs: Mapping[str, Tensor], file: str | Path) -> dict[str, Tensor]:
-    """State dict in our names; refuses a name that is neither used nor known to be left out."""
+    """State dict in our names; refuses a name that is neither used nor known to be left out.
+
+    Batch norms of torch before 0.4.1, of Boukhayma's time, did not count their batches: where no counter is stored, all are 0.
+    """
     unknown = [name for name in theirs if not known.ours(name) and not known.why_left_out(name)]
     if unknown:
         raise InputError(f"{file}: {len(unknown)} tensors belong to no part of the network: {_some(unknown)}; "
                          f"pass a checkpoint of {known.release}")
-    return {ours: value for name, value in theirs.items() if (ours := known.ours(name))}
+    state = {ours: value for name, value in theirs.items() if (ours := known.ours(name))}
+    if not any(name.endswith(COUNTER) for name in theirs):
+        norms = [name.removesuffix("running_var") for name in state if name.endswith(".running_var")]
+        state |= {norm + COUNTER: torch.zeros((), dtype=torch.int64) for norm in norms}
+    return state
 
 
 def _check_fit(what: str, state: Mapping[str, Tensor], options: Strict, file: str | Path) -> None:
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in nn.ModuleDict(TABLE[what].networks(options)).state_dict().items()}
+        expected = nn.ModuleDict(TABLE[what].networks(options)).state_dict()
     remedy = "the file is cut, or another network's: fetch it again, or pass the right one"
     if missing := set(expected) - set(state):
         raise InputError(f"{file}: {len(missing)} tensors of {what} are missing: {_some(missing)}; {remedy}")
     if surplus := set(state) - set(expected):
         raise InputError(f"{file}: {len(surplus)} tensors have no place in {what}: {_some(surplus)}; {remedy}")
     for name, value in state.items():
-        if tuple(value.shape) != expected[name]:
-            raise InputError(f"{file}: {name} should be of size {expected[name]}, found {tuple(value.shape)}; {remedy}")
+        if value.shape != expected[name].shape:
+            raise InputError(f"{file}: {name} should be of size {tuple(expected[name].shape)}, found {tuple(value.shape)}; "
+                             f"{remedy}")
+        if value.layout != torch.strided or expected[name].is_floating_point() and not value.is_floating_point():
+            raise InputError(f"{file}: {name} should be real numbers, found {value.dtype}, {value.layout}; {remedy}")
 
 
 def _some(names: Any) -> str:

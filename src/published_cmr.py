@@ -19,7 +19,7 @@ MESH = ("attention.", "de_layers.", "heads.", "uvm_head.")
 HAS = {"cmr_sg": (*MESH, "mask_delayer."), "cmr_pg": (*MESH, "uv_prior_delayer."), "cmr_g": ("backbone_mesh.", "de_layers.")}
 LAST_HEAD = "uvm_head.conv.weight"
 ROWS = {"cmr_sg": {}, "cmr_pg": {LAST_HEAD: 22}, "cmr_g": {}}  # the silhouette is the 22nd map
-_UNUSED = {r"backbone2\.fc\..*": "the second stage's classifier: stored, never used"}
+_UNUSED = {r"backbone2\.fc\.(weight|bias)": "the second stage's classifier: stored, never used"}
 LEFT_OUT = {"sg": _UNUSED, "pg": _UNUSED, "g": {}}
 RELEASE = "the authors' release (HandMesh)"
 
@@ -33,9 +33,9 @@ def options(theirs: Tensors, variant: str, **release: Any) -> Options:
     """Depth, attention, silhouette, length of the spirals and channels are read off; the rest is as released."""
     last = theirs.get("uv_head2.conv.weight" if variant == "g" else LAST_HEAD)
     return Options(variant=variant, backbone=_depth(theirs), attention=any(name.startswith("attention.") for name in theirs),
-                   silhouette=last is None or len(last) > 21, channels=_channels(theirs), seq_length=_length(theirs),
-                   target="published", decoder="argmax", head_bias=None, registration=RegisterOptions(solver="faithful"),
-                   **release)
+                   silhouette=variant == "sg" or last is None or last.shape[:1] != (21,), channels=_channels(theirs),
+                   seq_length=_length(theirs), target="published", decoder="argmax", head_bias=None,
+                   registration=RegisterOptions(solver="faithful"), **release)
 
 
 def name(theirs: str, variant: str) -> str | None:
@@ -54,6 +54,8 @@ def name(theirs: str, variant: str) -> str | None:
         return f"decoder.heads.{rest}"
     if part == "de_layers":
         number, _, rest = rest.partition(".")
+        if not number.isdecimal():
+            return None
         return f"decoder.start.{rest}" if number == "0" else f"decoder.blocks.{int(number) - 1}.{rest}"
     if found := re.fullmatch(r"(mask|uv_prior|uv|uvm)_(delayer|head)(2?)", part):
         drawn = found[1] + found[3]
@@ -72,7 +74,8 @@ def _depth(theirs: Tensors) -> str:
 
 def _channels(theirs: Tensors) -> tuple[int, ...]:
     """Channels of the mesh decoder's levels, finest first; the published ones where a layer is odd, which is told later."""
-    found = [len(theirs[key]) for level in (4, 3, 2, 1) if (key := f"de_layers.{level}.conv1.layer.weight") in theirs]
+    rows = (theirs.get(f"de_layers.{level}.conv1.layer.weight", Tensor()).shape[:1] for level in (4, 3, 2, 1))
+    found = [count for first in rows for count in first]
     usual = Options.model_fields["channels"].default
     return tuple(found) if len(found) == len(usual) and all(count and count % 4 == 0 for count in found) else usual
 
@@ -80,5 +83,5 @@ def _channels(theirs: Tensors) -> tuple[int, ...]:
 def _length(theirs: Tensors) -> int:
     """Vertices of a spiral: inputs of the coarsest mesh's head by its channels; the published 27 where it is odd."""
     head = theirs.get("heads.0.layer.weight")
-    length, rest = (27, 0) if head is None else divmod(head.shape[-1], _channels(theirs)[-1])
+    length, rest = (27, 0) if head is None or not head.ndim else divmod(head.shape[-1], _channels(theirs)[-1])
     return length if rest == 0 and 1 <= length <= VERTS else 27

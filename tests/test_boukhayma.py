@@ -96,6 +96,18 @@ def true_batch(method, pixels=64, seed=0):
         return replace(batch, joints_uv=method.joints_uv(out, joints, pixels)), out
 
 
+def test_file_of_an_old_torch(release, converted, tmp_path):
+    """A file of torch before 0.4.1 has no batch counters: all 0, like the newer file's; one that lacks only some is refused."""
+    old = {name: value for name, value in release.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "theirs.pt", _use_new_zipfile_serialization=False)
+    convert("boukhayma", tmp_path / "theirs.pt", tmp_path / "ours.pt")
+    found, newer = load(tmp_path / "ours.pt")["model"], converted["boukhayma"]["model"]
+    assert found.keys() == newer.keys() and all(torch.equal(value, newer[name]) for name, value in found.items())
+    torch.save(old | {"module.bn1.num_batches_tracked": torch.tensor(0)}, tmp_path / "theirs.pt")
+    with pytest.raises(InputError, match="35 tensors of boukhayma are missing: backbone.layer1.0.bn1.num_batches_tracked, "):
+        convert("boukhayma", tmp_path / "theirs.pt", tmp_path / "ours.pt")
+
+
 @pytest.mark.parametrize("pixels", [256, 224])
 @pytest.mark.parametrize("stem, key", [("heatmaps", "opt1"), ("image", "opt0")])
 def test_golden_release(converted, stem, key, pixels):

@@ -128,6 +128,34 @@ def test_wrong_network(net, what, kind, line, tmp_path):
     assert not (tmp_path / "ours.pt").exists()
 
 
+@pytest.mark.parametrize("changes, line", [
+    ({"de_layers.x.weight": torch.zeros(3)}, r"1 tensors belong to no part of the network: de_layers\.x\.weight; pass"),
+    ({"de_layers": torch.zeros(3)}, r"1 tensors belong to no part of the network: de_layers; pass"),
+    ({"backbone2.fc.extra": torch.zeros(3)}, r"1 tensors belong to no part of the network: backbone2\.fc\.extra; pass"),
+    ({"heads.0.layer.weight": torch.zeros(())}, r"heads\.0\.layer\.weight should be of size \(3, 13824\), found \(\);"),
+    ({"de_layers.4.conv1.layer.weight": torch.zeros(())}, r"conv1\.layer\.weight should be of size \(64, 131\), found \(\);"),
+    ({"uvm_head.conv.weight": torch.zeros(21, 64, 3, 3)}, r"2\.head\.weight should be of size \(22, 64, 3, 3\), found \(21, "),
+    ({"attention.gamma": torch.zeros(1, dtype=torch.int64)}, r"attention\.gamma should be real numbers, found torch\.int64, "),
+    ({"attention.gamma": torch.zeros(1).to_sparse()}, r"attention\.gamma should be real numbers, found torch\.float32, torch\."),
+    ({"module.attention.gamma": torch.zeros(1)}, r"1 tensors are there twice, with and without module\.; pass"),
+    ({7: torch.zeros(1)}, r"expected a checkpoint with model_state_dict, or a bare state dict; found 7, "),
+])
+def test_odd_tensors(changes, line, tmp_path):
+    """Names, sizes and kinds of numbers that no release has: a line that names them, no traceback, and no file."""
+    with pytest.raises(InputError, match=line):
+        converted({**hollow("cmr_sg"), **changes}, "cmr_sg", tmp_path)
+    assert not (tmp_path / "ours.pt").exists()
+
+
+def test_cut_file(tmp_path):
+    """Half of a published file: a line, not the traceback of torch's reader."""
+    torch.save(hollow("cmr_g"), tmp_path / "theirs.pt")
+    whole = (tmp_path / "theirs.pt").read_bytes()
+    (tmp_path / "theirs.pt").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(InputError, match=r"theirs\.pt: expected a torch checkpoint, found a file that is truncated"):
+        convert("cmr_g", tmp_path / "theirs.pt", tmp_path / "ours.pt")
+
+
 @pytest.mark.parametrize("file, net", [("freihand_cmr_sg", "cmr_sg"), ("freihand_cmr_pg", "cmr_pg"), ("freihand_cmr_g", "cmr_g"),
                                        ("dex_ycb_cmr", "cmr_pg_dexycb")])
 def test_option_file_is_the_published_network(file, net, tmp_path):
