@@ -151,7 +151,7 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
     if answer.root_by is not None:
         by = int(answer.root_by[0])
         root, source = root if by else None, f"{PREDICTED}: {ROOT_BY[by]}"
-        if answer.mask is not None and by in LACKING:
+        if not by or (answer.mask is not None and by in LACKING):
             log.warning("%s: placed by %s", where, ROOT_BY[by])
     keypoints = second or _keypoints(answer, cut)
     place = torch.zeros(3, dtype=torch.float64) if root is None else root

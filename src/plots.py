@@ -17,7 +17,7 @@ import torch
 
 from src.demo_geometry import place_by_box
 from src.root import solve_root
-from utils.batch import Batch, Prediction
+from utils.batch import ROOT_BY, Batch, Prediction
 from utils.camera import K_of_mirror, transform_uv
 from utils.errors import InputError
 from utils.files import write_bytes
@@ -141,8 +141,9 @@ def plot_of(sample: Batch, answer: Prediction, faces: np.ndarray, uv_of: UvOf | 
 def _place(sample: Batch, answer: Prediction, uv: torch.Tensor | None, weight: torch.Tensor | None,
            K: torch.Tensor) -> tuple[np.ndarray, bool, str]:
     """Root (3), whether it was found (not lent), and from what."""
-    if answer.root is not None:
-        return answer.root[0].double().numpy(), True, "predicted"
+    by = None if answer.root_by is None else int(answer.root_by[0])
+    if answer.root is not None and by != 0:  # 0: it is itself a stand-in
+        return answer.root[0].double().numpy(), True, "predicted" + (f": {ROOT_BY[by]}" if by else "")
     if uv is not None:
         fit = solve_root(answer.joints.double(), uv.double(), K[None], torch.ones(1, 21) if weight is None else weight)
         if fit.valid[0]:

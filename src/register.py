@@ -112,7 +112,8 @@ def _blend(first: Tensor, seen: Tensor, ok: Tensor, second: Tensor, solved: Tens
     share = torch.where(solved, share, 0.0)
     translation = torch.where(share[:, None] == 1, second, first + share[:, None] * (second - first))
     source = torch.full_like(share, BLEND, dtype=torch.long)
-    source = torch.where(share == 0, torch.where(seen, KEYPOINTS, NONE), torch.where(share == 1, SILHOUETTE, source))
+    source = torch.where(share == 1, SILHOUETTE, torch.where(share > 0, source, torch.where(
+        seen, KEYPOINTS, torch.where(solved, BLEND, NONE))))  # the original's start may happen to agree with the silhouette
     return Registration(translation.to(kind), ok, source, torch.where(seen & solved, distance, torch.nan).to(kind))
 
 
