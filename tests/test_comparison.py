@@ -1,12 +1,14 @@
 """utils/comparison.py: the comparison's table from scores.json files holds their numbers, and shows what is not alike."""
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from eval_cases import toy_hand, write_file
 
 from src.summary import ReportOptions, gather, summarise, write_summary
+from utils.batch import ROOT_BY
 from utils.comparison import COMPARED, DASH, compared, comparison_table, fact_lines
 from utils.errors import InputError
 from utils.hand import HandModel
@@ -123,6 +125,26 @@ def test_camera_of_a_named_protocol(folder, runs, hand):
     assert "| depth mm ↓ | depth, K + identity, mm ↓ |" in table
     assert cells(table, "one")[:3] == ["4.00 ± 0.00", DASH, "predicted root"]
     assert cells(table, "told")[:3] == ["4.00 ± 0.00", "4.00 ± 0.00", "K + identity"]
+
+
+def test_words_are_of_the_protocols_that_are_shown(runs):
+    """Where hands are placed by K is said where such errors are shown, with their faults; stand-ins count, and are counted."""
+    def with_camera(scores: Scores, **meta) -> Scores:
+        summary = {**scores.summary, "meta": {**scores.summary["meta"], **meta}}
+        summary["camera"] = {**summary["camera"], "K": summary["camera"]["predicted root"]}
+        summary["camera_keypoints"] = {"source": "its own 2D joints", "faults": {"K": "3 of 12 frames have no wrist position"}}
+        return replace(scores, summary=summary)
+
+    one = with_camera(runs["one"], placed_by={ROOT_BY[0]: 5, ROOT_BY[1]: 7})
+    notes = compared({"one": one}, draws=100)["notes"]
+    assert notes[0] == "In the camera nothing is aligned; predicted root: where the method itself puts the wrist."
+    assert notes[1] == "one: 5 of 12 frames could not be placed and count where its search starts." and len(notes) == 3
+    notes = compared({"one": one}, metrics=["K/depth_mm"], draws=100)["notes"]
+    assert notes[0] == "In the camera nothing is aligned; K: found from 2D joints and the camera matrix."
+    assert notes[1] == "one: placed by its own 2D joints; K: 3 of 12 frames have no wrist position." and len(notes) == 3
+    placed = with_camera(runs["one"], placed_by={ROOT_BY[1]: 12})
+    assert "could not be placed" not in " ".join(compared({"one": placed}, draws=100)["notes"])
+    assert "camera" not in " ".join(compared({"one": one}, metrics=["mpvpe_mm"], draws=100)["notes"])
 
 
 def test_report_writes_it_between_named_markers(folder, runs, hand, tmp_path):

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from utils.batch import ROOT_BY
 from utils.bootstrap import intervals
-from utils.camera_scores import entry_of, given_of, keypoint_lines
+from utils.camera_scores import PREDICTED_ROOT, entry_of, given_of, keypoint_lines
 from utils.errors import InputError
 from utils.results import by_people, lay_out, paired, told_note
 from utils.score import Scores
@@ -136,15 +137,29 @@ def _words(runs: Runs, keys: Sequence[str]) -> dict[str, list[str]]:
             given.setdefault(str(told.get("run") or told["path"]), []).append(label)
     notes += [f"{', '.join(labels)}: given the 2D joints of {source}, whose size and time are not counted here."
               for source, labels in given.items()]
-    if any(key.rpartition("/")[2] in CAMERA_METRICS for key in keys):
-        notes.append("In the camera nothing is aligned; predicted root: where the method itself puts the wrist; K: found from "
-                     "2D joints and the camera matrix.")
-        notes += keypoint_lines(summaries)
+    notes += _camera_notes(summaries, keys)
     notes.append(f"±: half the 95 % bootstrap interval by {by_people(summaries)}"
                  f"{'; [ ]: that of the paired difference' if len(runs) > 1 else ''}.")
     return {"protocol": fact_lines("Protocol", {label: _protocol(summary["protocol_line"]) for label, summary in summaries}),
             "training": fact_lines("Training", trained), "notes": notes,
             "speed": fact_lines("Images per second of network and decoder", timed)}
+
+
+def _camera_notes(summaries: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str]) -> list[str]:
+    """What the columns of errors in the camera stand on: of the protocols that are shown, and no other."""
+    asked = {key.rpartition("/")[0] for key in keys if key.rpartition("/")[2] in CAMERA_METRICS}
+    shown = [(label, summary, {name or given_of(summary) for name in asked} & set(summary.get("camera", {})))
+             for label, summary in summaries]
+    by_itself = [(label, summary) for label, summary, names in shown if PREDICTED_ROOT in names]
+    by_K = [(label, summary) for label, summary, names in shown if names - {PREDICTED_ROOT}]
+    if not by_itself + by_K:
+        return []
+    words = [*["predicted root: where the method itself puts the wrist"] * bool(by_itself),
+             *["K: found from 2D joints and the camera matrix"] * bool(by_K)]
+    lost = [(label, summary.get("meta", {}).get("placed_by", {}).get(ROOT_BY[0]), summary["n"]) for label, summary in by_itself]
+    return ["; ".join(["In the camera nothing is aligned", *words]) + ".",
+            *(f"{label}: {count:,} of {n:,} frames could not be placed and count where its search starts."
+              for label, count, n in lost if count), *keypoint_lines(by_K)]
 
 
 def _protocol(line: str) -> dict[str, str]:
