@@ -9,6 +9,7 @@ from cmr_cases import formula_pyramid, free_hand, free_pyramid, hands, small
 from idhand_cases import GOLDENS, fill, given
 from pydantic import ValidationError
 
+from src.checkpoint import load_weights, save_weights
 from src.cmr import SCALE_M, Options, Out, SelfAttention
 from src.losses import mean_abs, surface_losses
 from src.maps import FINGERS, finger_sums, pair_sums
@@ -16,6 +17,7 @@ from src.register import RegisterOptions
 from src.stage import ConvNorm
 from utils.batch import JointSet
 from utils.camera import project
+from utils.errors import InputError
 from utils.hand import Posed
 from utils.heatmap import draw_gaussian
 
@@ -270,3 +272,14 @@ def test_runs_in_bfloat16(pyramid):
             rough = method(batch)
     for one, other in zip(exact.meshes, rough.meshes, strict=True):
         assert (one - other.float()).abs().max() < 0.1 * one.abs().max()
+
+
+@pytest.mark.parametrize("one, other", [("sg", "pg"), ("pg", "sg"), ("g", "pg"), ("pg", "g")])
+def test_checkpoint_of_another_variant_is_refused(one, other, tmp_path):
+    """One line that names the file, a weight that does not fit and the remedy; no weight is changed."""
+    path, theirs, mine = tmp_path / "last.pt", small(formula_pyramid(), variant=one), small(formula_pyramid(), 1, variant=other)
+    save_weights(path, "cmr", theirs.state_dict(), hand_info=free_hand().info)
+    before = {name: value.clone() for name, value in mine.state_dict().items()}
+    with pytest.raises(InputError, match=r"last\.pt: does not fit the method: .*stages\..*; use the method options") as raised:
+        load_weights(mine, path, method_name="cmr", hand_info=free_hand().info)
+    assert "\n" not in str(raised.value) and all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
