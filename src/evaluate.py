@@ -103,12 +103,21 @@ def _plots(source: Source, options: TestOptions, place: Path, hand: HandModel, k
 
 
 def _scored(predictions: Predictions, hand: HandModel, options: TestOptions, persons: list[Shapes] | None) -> Scores:
-    """All scores of a predictions file; in the camera too, where it holds a hand and 2D joints to place it by."""
+    """All scores of a predictions file; in the camera too, where it holds a hand and 2D joints to place it by.
+
+    A method whose own 2D joints place no hand, as those of one that has hardly learnt, is scored about the wrist, and told.
+    """
     scores = score(predictions, hand, bootstrap=options.bootstrap, seed=options.seed)
     if "pred_joints" not in predictions or "pred_joints_uv" not in predictions:
         return scores
     shapes = shapes_by_protocol(predictions, persons)
-    camera = camera_scores(predictions, hand, keypoints_of(predictions), shapes, options.bootstrap, options.seed)
+    try:
+        camera = camera_scores(predictions, hand, keypoints_of(predictions), shapes, options.bootstrap, options.seed)
+    except InputError as error:
+        if options.keypoints is not None:
+            raise
+        log.warning("not scored in the camera: %s", error)
+        return scores
     return with_camera(scores, camera.samples, camera.summary)
 
 

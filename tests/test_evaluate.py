@@ -174,6 +174,24 @@ def test_own_2d_joints_place_a_method(hand, tmp_path):
         run(Toy(hand, uv=True), hand, tmp_path / "b", keypoints=str(tmp_path / "a/predictions.npz"))
 
 
+class Blind(Toy):
+    """Its 2D joints have no confidence at all."""
+
+    def decode(self, out: Tensor, batch: Batch) -> Prediction:
+        return super().decode(out, batch)._replace(uv_confidence=torch.zeros(len(batch), 21))
+
+
+def test_own_2d_joints_that_place_nothing(hand, inputs, tmp_path, caplog):
+    """No frame can be placed: scored about the wrist all the same, and told; by a file of such joints it is refused."""
+    run(Blind(hand, uv=True), hand, tmp_path / "blind")
+    scores = read_scores(tmp_path / "blind")
+    assert "camera" not in scores.summary and scores.summary["metrics"]["mpjpe_mm"]["mean"] > 0
+    assert any(record.message.startswith("not scored in the camera: ") for record in caplog.records)
+    run(Blind(hand, mesh=False, uv=True), hand, tmp_path / "uv")
+    with pytest.raises(InputError, match="no frame can be scored in the camera"):
+        run(Toy(hand), hand, tmp_path / "given", keypoints=str(tmp_path / "uv/predictions.npz"))
+
+
 def test_a_told_method_is_tested_once_per_protocol(hand, inputs, tmp_path):
     """identity null, a folder, mean: K + true shape, K + identity, K; told the mean hand, the shape error is that of zeros."""
     keypoints = str(inputs / "uv/predictions.npz")
