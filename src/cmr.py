@@ -31,6 +31,7 @@ from utils.pyramid import PyramidOptions, pyramid_of
 SCALE_M = 0.2  # metres per network unit
 FEATURE = 1000  # the classifier's logits
 VERTS = 778
+LEAST_SPIRAL = 3
 CMR_TIPS = "ho3d"  # of utils.joints.TIPS
 
 
@@ -57,6 +58,9 @@ class Options(StageOptions, MapOptions, PyramidOptions):
             raise ValueError(f"channels: expected one for each of the {len(self.factors)} factors, found {len(self.channels)}")
         if any(count < 4 or count % 4 for count in self.channels):
             raise ValueError(f"channels: expected multiples of 4, found {list(self.channels)}")
+        if self.seq_length < LEAST_SPIRAL:
+            raise ValueError(f"seq_length: a third of each spiral is convolved on its own; expected {LEAST_SPIRAL} or more, "
+                             f"found {self.seq_length}")
         return self
 
 

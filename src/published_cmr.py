@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from src.cmr import VERTS, Options
+from src.cmr import LEAST_SPIRAL, VERTS, Options
 from src.register import RegisterOptions
 
 Tensors = Mapping[str, Tensor]
@@ -84,4 +84,4 @@ def _length(theirs: Tensors) -> int:
     """Vertices of a spiral: inputs of the coarsest mesh's head by its channels; the published 27 where it is odd."""
     head = theirs.get("heads.0.layer.weight")
     length, rest = (27, 0) if head is None or not head.ndim else divmod(head.shape[-1], _channels(theirs)[-1])
-    return length if rest == 0 and 1 <= length <= VERTS else 27
+    return length if rest == 0 and LEAST_SPIRAL <= length <= VERTS else 27

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from src import register_faithful, register_fast
@@ -35,8 +35,8 @@ class RegisterOptions(Strict):
     solver: Literal["fast", "faithful", "none"] = "fast"
     residual: Literal["algebraic", "pixel"] = "algebraic"
     depth_bounds: tuple[float, float] = (0.3, 2.0)
-    min_confidence: float = 0.1
-    mask_threshold: float = 0.3
+    min_confidence: float = Field(0.1, ge=0, lt=1)
+    mask_threshold: float = Field(0.3, ge=0, lt=1)
     use_silhouette: bool = True
 
     @model_validator(mode="after")

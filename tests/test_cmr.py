@@ -245,6 +245,7 @@ def test_about_manos_point():
     ({"variant": "pg", "attention": False}, "attention: sg and pg always have it"),
     ({"channels": (8, 8, 16)}, "channels: expected one for each of the 4 factors, found 3"),
     ({"channels": (8, 8, 16, 18)}, r"channels: expected multiples of 4, found \[8, 8, 16, 18\]"),
+    ({"seq_length": 2}, "seq_length: a third of each spiral is convolved on its own; expected 3 or more, found 2"),
     ({"weights": "IMAGENET1K_V1", "width": 0.5}, "published weights need width 1"),
     ({"registration": {"solver": "fastest"}}, "registration.solver"),
 ])

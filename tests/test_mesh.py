@@ -215,3 +215,10 @@ def test_spirals_longer_than_the_mesh(length, dilation):
         spirals(*toy("", 4), length, dilation)
     with pytest.raises(InputError, match="seq_length 27"):
         build_pyramid(*toy("", 0), factors=(4, 4, 4, 4), length=27)
+
+
+@pytest.mark.parametrize("factors", [(120,), (2, 1e9), (float("inf"),)])
+def test_factors_that_leave_no_face(factors):
+    """A level without faces is refused in one line that says what to change."""
+    with pytest.raises(InputError, match=r"factors [\w.+, ]+: no face is left of a mesh of \d+ vertices .*; lower the"):
+        build_pyramid(*sphere(), factors=factors, length=5)

@@ -280,7 +280,7 @@ def test_blend_is_continuous():
 
 
 def test_options():
-    """solver none and use_silhouette false do what they say; bounds in the wrong order are refused."""
+    """solver none and use_silhouette false do what they say; bounds in the wrong order, and odd chances, are refused."""
     case = golden("polyfar")
     none = register(**case, options=RegisterOptions(solver="none"))
     assert not none.ok.any() and none.source == NONE and torch.equal(none.translation, start(1))
@@ -289,6 +289,10 @@ def test_options():
     for bounds in ((0.5, 0.3), (0.0, 1.0), (0.3, float("inf"))):
         with pytest.raises(ValidationError, match="depth_bounds"):
             RegisterOptions(depth_bounds=bounds)
+    for name in ("min_confidence", "mask_threshold"):
+        for value in (-0.1, 1.0, float("nan")):
+            with pytest.raises(ValidationError, match=name):
+                RegisterOptions(**{name: value})
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

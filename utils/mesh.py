@@ -37,12 +37,15 @@ def build_pyramid(verts: np.ndarray, faces: np.ndarray, factors: Sequence[float]
     """Decimate verts (v,3), faces (f,3) by each of `factors` in turn (ceil(v/factor) vertices), with all tables in between.
 
     See decimate, upsampling and spirals for the other arguments. Raises InputError if a level that needs spirals has fewer than
-    length*dilation vertices.
+    length*dilation vertices, or nothing is left of a level.
     """
     levels, kept, columns, up, tables = [np.asarray(faces, np.int64)], [], [], [], []
     verts = np.asarray(verts, np.float64)
     for factor in factors:
         keep, coarse = decimate(verts, levels[-1], int(np.ceil(len(verts) / factor)), keep_boundary)
+        if not len(coarse):
+            raise InputError(f"factors {', '.join(f'{factor:g}' for factor in factors)}: no face is left of a mesh of "
+                             f"{len(verts)} vertices that {factor:g} times fewer were asked of; lower the factors, or name fewer")
         tables.append(spirals(verts, levels[-1], length, dilation))
         column, weight = upsampling(verts, verts[keep], coarse, weights)
         columns.append(column)
