@@ -27,7 +27,20 @@ from datasets.freihand_labels import (
     vertices_of,
     write_labels,
 )
-from datasets.freihand_tree import EVALUATION, PUBLISHED, SIGNS, SIZE, TRAINING, VERSIONS, Lists, Sample, Source, load, read_tree
+from datasets.freihand_tree import (
+    EVALUATION,
+    PUBLISHED,
+    SIGNS,
+    SIZE,
+    TRAINING,
+    VERSIONS,
+    WHOLE,
+    Lists,
+    Sample,
+    Source,
+    load,
+    read_tree,
+)
 from datasets.mask_box import EVALUATION_SIDE, HULL
 from datasets.prepare import Columns, Job, fingerprint
 from datasets.prepare import prepare as prepare_job
@@ -62,6 +75,8 @@ class Options(PreparedOptions):
     crop_rule: Literal["exact", "published"] = Field(
         "exact", description="published: the evaluation's crops (box=mask) are resampled as CMR's own evaluation does, up to a "
                              "pixel off their K, for weights that were trained so; exact: image, pixels and K agree")
+    evaluation_side: float = Field(EVALUATION_SIDE, gt=0, le=SIZE, description="box=mask: side of the box about the evaluation "
+                                   "pictures' middle, pixels; 100 is CMR's for FreiHAND, where hands are about that large")
     val_every: int | None = Field(None, ge=2, description="split val is every k-th training sample, train is the others")
 
     def plan(self) -> dict[str, Any]:
@@ -111,6 +126,13 @@ class FreiHand(PreparedReader):
         return "freihand" if self.split == EVALUATION else None
 
     @property
+    def middle(self) -> np.ndarray | None:
+        """Box (3) that all pictures of the evaluation share where crops are cut around masks, which it has none of."""
+        if self.options.box != "mask" or self._stored_split != EVALUATION:
+            return None
+        return np.array([*WHOLE[:2], self.options.evaluation_side])
+
+    @property
     def _stored_split(self) -> str:
         return TRAINING if self.part else self.split
 
@@ -141,7 +163,8 @@ class FreiHand(PreparedReader):
     def _share(self) -> float:
         if self.options.box != "mask":
             return super()._share()
-        return self.crop.factor * float(np.quantile(self.index["box"][self.rows, 2], SMALL)) / SIZE
+        side = float(np.quantile(self.index["box"][self.rows, 2], SMALL)) if self.middle is None else self.middle[2]
+        return self.crop.factor * side / SIZE
 
     def _place(self, raw: dict[str, Tensor], *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         crop_from_image, crop_from_picture, K, angle = super()._place(raw, *args)
@@ -151,6 +174,8 @@ class FreiHand(PreparedReader):
 
     def read(self, index: int) -> Raw:
         raw = super().read(index)
+        if self.middle is not None:
+            raw["box"] = self.middle.astype(raw["box"].dtype)
         if self.train and "hull" in self.index:
             raw["hull"] = np.array(self.index["hull"][self.rows[index]])
         return raw
@@ -164,7 +189,8 @@ class FreiHand(PreparedReader):
             says["crop"] = f"{self.crop.factor:g} x box of the mask, {self.crop.pixels} px"
             if self._stored_split == EVALUATION:
                 says["crop_rule"] = self.options.crop_rule
-                says["crop"] = f"{self.crop.factor * EVALUATION_SIDE:g} px in the picture's middle, {self.crop.pixels} px"
+                side = self.crop.factor * self.options.evaluation_side
+                says["crop"] = f"{side:g} px in the picture's middle, {self.crop.pixels} px"
         elif self.unlabelled or self.options.box == "picture":
             says["crop"] = f"{self.crop.factor:g} x the whole picture, {self.crop.pixels} px"
         if self._stored_split == TRAINING:

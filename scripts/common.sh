@@ -36,11 +36,11 @@ learn() {  # learn <default option file> [option file] [key=value ...]: prepare,
 }
 
 evaluate() {  # evaluate <protocol> <default option file> [option file] [key=value ...]: test, export, score by dataset.root's labels
-    local protocol=$1 name truth  # COUNT=500: of an evaluation of another length than the official one
+    local protocol=$1 name truth tag  # COUNT=500: of an evaluation of another length than the official one
     choose "${@:2}"
-    name=$(option o.folder) truth=$(option o.dataset.root)
+    name=$(option o.folder) truth=$(option o.dataset.root) tag=$(option o.test.tag)
     run prepare "$options" ${rest[@]+"${rest[@]}"}
     run test "$options" ${rest[@]+"${rest[@]}"}
-    run export "$protocol" "$name/test/predictions.npz" --out "$name/pred.zip"
+    run export "$protocol" "$name/$tag/predictions.npz" --out "$name/pred.zip"
     run score "$protocol" --pred "$name/pred.zip" --truth "$truth" --out "$name/official" ${COUNT:+--count "$COUNT"}
 }

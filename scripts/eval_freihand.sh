@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 choose options/freihand_cmr_sg.yaml "$@"
 folder=$(option o.folder)
 evaluate freihand options/freihand_cmr_sg.yaml "$@"
-run export freihand "$folder/test/predictions.npz" --out "$folder/${folder##*/}.json"
+run export freihand "$folder/$(option o.test.tag)/predictions.npz" --out "$folder/${folder##*/}.json"

@@ -19,7 +19,7 @@ from torch import nn
 from src import checkpoint
 from utils.errors import InputError
 
-REPEATS, SECONDS = 7, 2.0  # of a speed: so often, or so long
+LEAST, REPEATS, SECONDS = 3, 7, 2.0  # of a speed: so often, or so long
 
 
 def parameters_of(method: nn.Module) -> int:
@@ -34,7 +34,7 @@ def speed_of(answer: Callable[[], Any], images: int, device: torch.device, narro
     narrow: what autocast computes in, None = float32.
     """
     seconds: list[float] = []
-    while len(seconds) < REPEATS and (not seconds or sum(seconds) < SECONDS):
+    while len(seconds) < REPEATS and (len(seconds) < LEAST or sum(seconds) < SECONDS):
         _wait(device)
         began = time.perf_counter()
         answer()

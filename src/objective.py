@@ -36,7 +36,8 @@ def checked_weights(method: Method, source: Source, options: TrainOptions, loss_
     for split, found in ((options.split, source), (options.val_split, val_source)):
         if found is not None and (missing := require_fields(method.needs, found.provides)):
             raise InputError(f"{type(method).__name__} needs {', '.join(sorted(missing))}, which split {split} of this dataset "
-                             f"does not provide (it has {', '.join(sorted(found.provides))}); choose another dataset or method")
+                             f"does not provide (it has {', '.join(sorted(found.provides))}); choose another dataset or method"
+                             + (", or prepare it with dataset.masks=true" if "mask" in missing else ""))
     return {name: float(loss_weights[name]) for name in names}
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from src.calibrate_options import CalibrateOptions
 from src.demo_camera import CameraSource
-from src.demo_hand import Crop, Keypoints, Seen, View, evaluating, look
+from src.demo_hand import PREDICTED, Crop, Keypoints, Seen, View, evaluating, look
 from src.demo_input import boxes_of, read_boxes
 from src.demo_video import Frame, Frames
 from src.method import Method
@@ -106,7 +106,7 @@ def _row(seen: Seen, name: str, frame: Frame, subject: int) -> dict[str, Any]:
     row = {"name": name, "subject": subject, "index": frame.number, "mirrored": seen.cut.mirrored, "K": seen.cut.K,
            "crop_from_image": seen.cut.crop_from_image, "pred_verts": seen.verts, "pred_joints": seen.joints,
            "pred_shape": seen.shape, "pred_shape_cov": seen.shape_cov, "pred_rotations": seen.rotations,
-           "pred_root": seen.root if seen.root_source == "predicted" else None, "confidence": seen.confidence,
+           "pred_root": seen.root if seen.root_source.startswith(PREDICTED) else None, "confidence": seen.confidence,
            "pred_joints_uv": seen.uv, "pred_uv_confidence": seen.uv_confidence}
     return {key: value for key, value in row.items() if value is not None}
 

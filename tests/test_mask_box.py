@@ -173,6 +173,16 @@ def test_evaluation_crop(options: Options):
     assert opened(options).protocol()["crop"] == "1.3 x box of the mask, 96 px"
 
 
+def test_evaluation_crop_of_another_side(options: Options):
+    """dataset.evaluation_side is read, not prepared: the same folder's middle 1.3 x 130 pixels, in one geometry."""
+    reader = opened(options.model_copy(update={"evaluation_side": 130.0}), "evaluation", CropOptions(pixels=224, factor=1.3))
+    batch = whole(reader)
+    corners = transform_uv(invert_affine(batch.crop_from_image.double()), torch.tensor([[-0.5, -0.5], [223.5, 223.5]]).double())
+    np.testing.assert_allclose(corners, np.broadcast_to([[27, 27], [196, 196]], corners.shape), atol=1e-4)
+    assert (project(batch.joints, batch.K) - batch.joints_uv).norm(dim=-1).max() < 0.01
+    assert reader.protocol()["crop"] == "169 px in the picture's middle, 224 px"
+
+
 def test_pictures_are_the_files(options: Options):
     """Stored whole and byte by byte: no second JPEG between the dataset and the network; masks too are whole."""
     reader = opened(options)
