@@ -3,6 +3,7 @@
 Together with run.py the one place where a method (src/) and a dataset (datasets/) are joined.
 """
 import importlib
+import logging
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,8 @@ from src.demo_hand import Keypoints
 from src.method import Method
 from utils.errors import InputError
 from utils.hand import HandModel, left_sibling
+
+log = logging.getLogger(__name__)
 
 
 def hands_of(options: Options) -> dict[str, HandModel]:
@@ -43,6 +46,9 @@ def trained(options: Options, checkpoint: str | None) -> tuple[Method, Path]:
     found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
     require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
     require_same_crop(found, path, options.crop.model_dump(mode="json"))
+    if found.get("converted_from") and method.misfit:
+        log.warning("%s, converted from %s: %s (hand=%s), so its meshes will be no hands", path, found["converted_from"],
+                    method.misfit, options.hand)
     return method, path
 
 

@@ -26,7 +26,7 @@ from utils.batch import Batch, Prediction
 from utils.hand import HandModel, Posed
 from utils.mesh import Pyramid
 from utils.precision import full_precision
-from utils.pyramid import PyramidOptions, pyramid_of
+from utils.pyramid import PyramidOptions, is_published, pyramid_of
 
 SCALE_M = 0.2  # metres per network unit
 FEATURE = 1000  # the classifier's logits
@@ -132,7 +132,10 @@ class Cmr(Method):
     def __init__(self, options: Options, hand: HandModel, pyramid: Pyramid | None = None):
         super().__init__()
         self.options, self.hand = options, hand
-        for name, module in networks(options, pyramid or pyramid_of(hand, options)).items():
+        pyramid = pyramid or pyramid_of(hand, options)
+        if not is_published(pyramid):
+            self.misfit = "the mesh pyramid of this hand model is not the one that CMR's published weights were trained on"
+        for name, module in networks(options, pyramid).items():
             self.add_module(name, module)
         self.loss_names = (("verts", "heatmap") + ("place",) * options.place_loss + ("mask",) * options.silhouette
                            + ("normal", "edge"))

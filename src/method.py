@@ -20,6 +20,7 @@ class Method(nn.Module, ABC):
     `joint_set`: what the 21 joints of an answer are; run.py sets that of the dataset.
     `sees_keypoints`: it is told 2D joints (`batch.joints_uv`, crop pixels, with `uv_confidence`): labels while it trains and is
     validated, and in `test` and `demo` predicted ones, which src/predict.py and src/demo_hand.py put in their place.
+    `misfit`: why published weights cannot be right here although they fit, if so: they were trained on another mesh.
     `training_only` names the options that are no part of the trained network; a checkpoint must agree in all others.
     """
 
@@ -28,6 +29,7 @@ class Method(nn.Module, ABC):
     loss_names: tuple[str, ...] = ()
     training_only: frozenset[str] = frozenset()
     sees_keypoints: bool = False
+    misfit: str | None = None
     joint_set: JointSet = JointSet()
 
     @abstractmethod

@@ -1,0 +1,24 @@
+"""options/build.py: what an option file's objects say when they are put together."""
+import logging
+
+from options.build import trained
+from options.load import load
+from src.checkpoint import save_weights
+from src.cmr import Options, networks
+
+SMALL = ["hand=template/free_hand_right.npz", "hand_left=null", "crop.pixels=64", "method.width=0.125", "method.weights=null",
+         "method.channels=[4,4,4,4]", "method.attention=false", "method.variant=g"]
+
+
+def test_published_weights_on_another_mesh_are_told(tmp_path, caplog):
+    """A converted checkpoint of CMR beside the free hand, whose pyramid is not the published one: a warning with file and hand;
+    the same weights, trained here: none."""
+    options = load("options/freihand_cmr_g.yaml", [*SMALL, f"out={tmp_path}"])
+    state = {f"{name}.{key}": value for name, module in networks(Options(**options.method.model_dump())).items()
+             for key, value in module.state_dict().items()}
+    for told in ({"converted_from": "theirs.pt"}, {}):
+        caplog.clear()
+        save_weights(tmp_path / "w.pt", "cmr", state, method_options=options.method.model_dump(mode="json"), **told)
+        with caplog.at_level(logging.WARNING):
+            trained(options, str(tmp_path / "w.pt"))
+        assert ("theirs.pt" in caplog.text and "free_hand_right" in caplog.text) == bool(told)
