@@ -26,7 +26,7 @@ HandInfo = dict[str, str] | None
 
 # What may differ when a run is resumed: none of it reaches the weights.
 FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth", "dataset.root", "dataset.workers",
-        "dataset.unreadable") + tuple(f"train.{key}" for key in (
+        "dataset.unreadable", "dataset.evaluation_side") + tuple(f"train.{key}" for key in (
     "workers", "save_every", "save_seconds", "keep_every", "val_split", "validate_every", "validate_frames", "keep_best",
     "log_every"))
 
