@@ -36,11 +36,15 @@ learn() {  # learn <default option file> [option file] [key=value ...]: prepare,
 }
 
 evaluate() {  # evaluate <protocol> <default option file> [option file] [key=value ...]: test, export, score by dataset.root's labels
-    local protocol=$1 name truth tag  # COUNT=500: of an evaluation of another length than the official one
+    # COUNT=500: an evaluation of another length than the official one · JSON=1: also the json beside its zip
+    local protocol=$1 told name truth tag
+    case "${COUNT:-1}" in *[!0-9]*) echo "COUNT=$COUNT: expected how many samples the evaluation has, or nothing" >&2; exit 2 ;; esac
     choose "${@:2}"
-    name=$(option o.folder) truth=$(option o.dataset.root) tag=$(option o.test.tag)
+    told=$(option '"\n".join(map(str, (o.folder, o.test.tag, o.dataset.root)))')
+    { read -r name; read -r tag; read -r truth; } <<< "$told"
     run prepare "$options" ${rest[@]+"${rest[@]}"}
     run test "$options" ${rest[@]+"${rest[@]}"}
+    [ -z "${JSON:-}" ] || run export "$protocol" "$name/$tag/predictions.npz" --out "$name/${name##*/}.json"
     run export "$protocol" "$name/$tag/predictions.npz" --out "$name/pred.zip"
     run score "$protocol" --pred "$name/pred.zip" --truth "$truth" --out "$name/official" ${COUNT:+--count "$COUNT"}
 }

@@ -4,7 +4,11 @@
 # ./scripts/compare.sh [dex_ycb|freihand] [key=value ...]: one of the two
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 OUT=out/compare
-case "${1:-}" in dex_ycb|freihand) sets=("$1"); shift ;; *) sets=(dex_ycb freihand) ;; esac
+case "${1:-}" in
+    dex_ycb|freihand) sets=("$1"); shift ;;
+    *=*|"") sets=(dex_ycb freihand) ;;
+    *) echo "compare.sh: '$1': expected dex_ycb, freihand or key=value" >&2; exit 2 ;;
+esac
 METHODS=(baseline cmr_sg cmr_pg cmr_g boukhayma)
 
 for set in "${sets[@]}"; do
