@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from options.arguments import arguments
-from utils.errors import REFUSED, InputError
+from utils.errors import line_for_user
 
 
 def synth(options) -> None:
@@ -180,14 +180,10 @@ def main(argv: list[str]) -> int:
         if args.command in ("convert", "export", "score"):
             return globals()[args.command](args) or 0
         return globals()[args.command](_options(args)) or 0
-    except InputError as error:
-        print(f"run.py {args.command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in REFUSED:
+    except Exception as error:
+        if (line := line_for_user(error)) is None:
             raise
-        print(f"run.py {args.command}: {error.filename2 or error.filename or 'the output folder'}: {error.strerror}; what was "
-              "finished is kept: make room there or choose another place for the output, and run again", file=sys.stderr)
+        print(f"run.py {args.command}: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"run.py {args.command}: stopped; what was finished is kept", file=sys.stderr)

@@ -245,3 +245,10 @@ def test_another_crop_is_refused(tiny: Path):
     options = write_options(tiny, "crop", loss={**LOSS, "shape": 1}, train={"steps": 1})
     run("train", options)
     assert "crop.factor" in run("test", options, "crop.factor=1.1", code=2).stderr
+
+
+def test_a_python_without_the_packages_is_told_the_way():
+    """run.py by an interpreter that lacks every package: one line with the remedy, exit code 2, no traceback."""
+    found = subprocess.run([sys.executable, "-S", "-E", "run.py", "train", "options/quickstart.yaml"], capture_output=True,
+                           text=True, cwd=ROOT, check=False)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1 and "./scripts/setup.sh" in found.stderr
