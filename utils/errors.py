@@ -26,8 +26,8 @@ def line_for_user(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in REFUSED:
         where = error.filename2 or error.filename or "the output folder"
-        return (f"{where}: {error.strerror}; what was finished is kept: make room there or choose another place for the output, and "
-                "run again")
+        return (f"{where}: {error.strerror}; what was finished is kept: make room there or choose another place for the output, "
+                "and run again")
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in ("options", "src", "datasets", "utils"):
         return f"package {error.name} is not there; run ./scripts/setup.sh once, and then .venv/bin/python run.py ..."
     return None
