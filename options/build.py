@@ -12,7 +12,7 @@ import torch
 from datasets.reader import Reader
 from options.load import load
 from options.schema import Options
-from src.checkpoint import load_weights, require_same_crop, require_same_method
+from src.checkpoint import load_weights, require_same_crop
 from src.demo_hand import Keypoints
 from src.method import Method
 from utils.errors import InputError
@@ -43,8 +43,8 @@ def trained(options: Options, checkpoint: str | None) -> tuple[Method, Path]:
     """The method with its weights, and where they came from: the option's checkpoint, or the run's last."""
     method = method_of(options)
     path = Path(checkpoint) if checkpoint else options.folder / "last.pt"
-    found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info)
-    require_same_method(found, path, options.method.model_dump(mode="json"), method.training_only)
+    found = load_weights(method, path, method_name=options.method.name, hand_info=method.hand.info,
+                         method_options=options.method.model_dump(mode="json"), training_only=method.training_only)
     require_same_crop(found, path, options.crop.model_dump(mode="json"))
     if found.get("converted_from") and method.misfit:
         log.warning("%s, converted from %s: %s (hand=%s), so its meshes will be no hands", path, found["converted_from"],

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,9 @@ from utils.files import require_file, write_bytes
 
 FORMAT, VERSION = "hand mesh checkpoint", 1
 HandInfo = dict[str, str] | None
+# What torch raises at a file that it cannot read; its words go on for lines, coloured ones among them.
+UNREADABLE = (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError,
+              AttributeError, TypeError, AssertionError)
 
 # What may differ when a run is resumed: none of it reaches the weights.
 FREE = ("name", "out", "test", "calibrate", "demo", "refine", "report", "synth", "dataset.root", "dataset.workers",
@@ -58,11 +62,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
                 raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         with warnings.catch_warnings(action="ignore"):  # torch has remarks on files that are refused below
             found = torch.load(path, map_location=device, weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
-            TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except UNREADABLE as error:
+        reason = f": {error}" if isinstance(error, zipfile.BadZipFile) else ""
         raise InputError(f"{path}: expected a checkpoint of this project, found one that is truncated, damaged or something else "
-                         f"({type(error).__name__}: {reason}); copy it again, or convert it (run.py convert)") from error
+                         f"({type(error).__name__}{reason}); copy it again, or convert it (run.py convert)") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("model"), dict):
         what = f"keys {sorted(map(str, found))[:6]}" if isinstance(found, dict) else f"a {type(found).__name__}"
         raise InputError(f"{path}: expected a checkpoint of this project, found a torch file with {what}; "
@@ -73,19 +76,34 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     return found
 
 
+def holds_run(path: str | Path) -> bool:
+    """Whether there is a training run's checkpoint at `path`, not weights alone or something else; no weight is read."""
+    try:
+        found = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except UNREADABLE:
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT and "optimizer" in found
+
+
 def load_weights(method: nn.Module, path: str | Path, *, method_name: str, hand_info: HandInfo, allow_missing: Sequence[str] = (),
-                 allow_unused: Sequence[str] = (), averaged: bool = True) -> dict[str, Any]:
+                 allow_unused: Sequence[str] = (), averaged: bool = True, method_options: Mapping[str, Any] | None = None,
+                 training_only: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Put the weights of the checkpoint at `path` into `method`; returns the rest of the checkpoint.
 
-    averaged: take the running average where the run kept one. allow_missing: name prefixes of weights that may keep the value
-    they have. allow_unused: name prefixes of weights in the file that are left out. Raises InputError as `load`, and for another
-    method, another hand model, weights too many, too few or of another size.
+    method_options: those that the weights must have been trained with, `training_only` aside (require_same_method); without them
+    the weights are train.init's, a start for training under any. averaged: take the running average where the run kept one.
+    allow_missing: name prefixes of weights that may keep the value they have. allow_unused: name prefixes of weights in the file
+    that are left out. Raises InputError as `load`, and for another method, other options of it, another hand model, weights too
+    many, too few or of another size.
     """
     found = load(path)
     require_fitting(found, path, method_name, hand_info)
+    if method_options is not None:  # before the weights, whose sizes only follow from them
+        require_same_method(found, path, method_options, training_only)
     state = found.pop("model")
     average = found.pop("ema", None)
-    fill(method, average if averaged and average is not None else state, path, allow_missing, allow_unused)
+    fill(method, average if averaged and average is not None else state, path, allow_missing, allow_unused,
+         initial=method_options is None)
     return {key: value for key, value in found.items() if key != "optimizer"}
 
 
@@ -104,7 +122,8 @@ def require_same_method(found: Mapping[str, Any], path: str | Path, options: Map
                         training_only: frozenset[str]) -> None:
     """Refuse weights that fit but were trained with other options of their method, and so mean something else.
 
-    found: as load_weights returns it; without options it passes. training_only: options that are no part of the trained network.
+    found: a checkpoint, or what load_weights returns of it; without options it passes. training_only: options that are no part of
+    the trained network.
     """
     theirs = found.get("method_options") or _section(found.get("options"), "method")
     differ = [key for key, value in options.items() if key in theirs and key not in training_only and theirs[key] != value]
@@ -132,8 +151,11 @@ def _hand(info: Mapping[str, str]) -> str:
 
 
 def fill(method: nn.Module, state: Mapping[str, Tensor], path: str | Path, allow_missing: Sequence[str] = (),
-         allow_unused: Sequence[str] = ()) -> None:
-    """Copy `state` into `method`; every weight must be found and used, prefixes allowed aside."""
+         allow_unused: Sequence[str] = (), initial: bool = False) -> None:
+    """Copy `state` into `method`; every weight must be found and used, prefixes allowed aside.
+
+    initial: the weights are those of train.init, whose options may allow prefixes.
+    """
     own = method.state_dict()
     for option, prefixes, names in (("init_missing", allow_missing, own), ("init_unused", allow_unused, state)):
         for prefix in prefixes:
@@ -144,12 +166,18 @@ def fill(method: nn.Module, state: Mapping[str, Tensor], path: str | Path, allow
     unused = [name for name in state if name not in own]
     sizes = [f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}" for name, value in state.items()
              if name in own and value.shape != own[name].shape]
-    faults = [f"{len(names)} {what} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})" for names, what in (
-        (missing, "weights missing"), (unused, "weights the method has not"), (sizes, "weights of another size")) if names]
+    faults = [f"{count_of(len(names), 'weight')} {what} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})"
+              for names, what in ((missing, "missing"), (unused, "the method has not"), (sizes, "of another size")) if names]
     if faults:
+        hint = ", or allow name prefixes by train.init_missing and train.init_unused" if initial else ""
         raise InputError(f"{path}: does not fit the method: {'; '.join(faults)}; use the method options it was trained with"
-                         ", or allow name prefixes by train.init_missing and train.init_unused")
+                         f"{hint}")
     method.load_state_dict(state, strict=False)
+
+
+def count_of(count: int, noun: str) -> str:
+    """"1 weight", "2 weights"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _starts(names: Mapping[str, Any]) -> str:

@@ -1,13 +1,25 @@
 """options/build.py: what an option file's objects say when they are put together."""
 import logging
 
+import pytest
+
 from options.build import trained
 from options.load import load
 from src.checkpoint import save_weights
 from src.cmr import Options, networks
+from utils.errors import InputError
 
 SMALL = ["hand=template/free_hand_right.npz", "hand_left=null", "crop.pixels=64", "method.width=0.125", "method.weights=null",
          "method.channels=[4,4,4,4]", "method.attention=false", "method.variant=g"]
+
+
+def test_another_variant_is_told_by_its_option(tmp_path):
+    """A checkpoint of another variant: the option that differs, not the weights that follow from it nor train.init's options."""
+    options = load("options/freihand_cmr_g.yaml", [*SMALL, f"out={tmp_path}"])
+    other = {**options.method.model_dump(mode="json"), "variant": "sg"}
+    save_weights(tmp_path / "w.pt", "cmr", {}, method_options=other)
+    with pytest.raises(InputError, match=r"\(method\.variant = 'sg' there and 'g' now\); use the option file it was"):
+        trained(options, str(tmp_path / "w.pt"))
 
 
 def test_published_weights_on_another_mesh_are_told(tmp_path, caplog):
