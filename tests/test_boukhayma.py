@@ -174,9 +174,9 @@ def test_the_release_leaves_the_stem_to_its_user(converted):
 @pytest.mark.parametrize("what, fault, line", [
     ("boukhayma", "dexycb", r"expected boukhayma, found boukhayma_dexycb \(it has conv1\.\*, .*mano_pca_layer\.\*\); run co"),
     ("boukhayma_dexycb", "release", r"expected boukhayma_dexycb, found boukhayma \(it has conv1.*no mano_pca_layer\.\*\); run"),
-    ("boukhayma", "lacking", r"1 tensors of boukhayma are missing: backbone\.layer2\.0\.bn1\.weight; the file"),
+    ("boukhayma", "lacking", r"1 tensor of boukhayma is missing: backbone\.layer2\.0\.bn1\.weight; the file"),
     ("boukhayma", "size", r"head\.weight should be of size \(22, 512\), found \(32, 512\); the file"),
-    ("boukhayma", "unknown", r"1 tensors belong to no part of the network: camera\.weight; pass a checkpoint of the authors"),
+    ("boukhayma", "unknown", r"1 tensor belongs to no part of the network: camera\.weight; pass a checkpoint of the authors"),
 ])
 def test_wrong_network(published, release, what, fault, line, tmp_path):
     """The other of the two, and files with a tensor too few, too many or too large: one line, nothing written."""

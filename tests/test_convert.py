@@ -5,7 +5,7 @@ import pytest
 import torch
 from idhand_cases import NETS, published, toy_hand
 
-from src.checkpoint import load
+from src.checkpoint import load, save, save_weights
 from src.convert import convert, options_of
 from src.idhand import IdHand, Options
 from utils.errors import InputError
@@ -78,8 +78,8 @@ def broken(state, kind):
     ("baseline", "idhand_baseline", "missing",
      r"2 tensors of idhand_baseline are missing: backbone\.layer3\.1\.bn2\.weight, pose_heads\.1\.1\.bias; the file "),
     ("baseline", "idhand_baseline", "size", r"shape_head\.3\.weight should be of size \(10, 128\), found \(20, 128\); the file"),
-    ("baseline", "idhand_baseline", "unknown", r"1 tensors have no place in idhand_baseline: pose_heads\.0\.4\.weight; the file"),
-    ("baseline", "idhand_baseline", "foreign", r"1 tensors belong to no part of the network: camera_head\.weight; pass a "),
+    ("baseline", "idhand_baseline", "unknown", r"1 tensor has no place in idhand_baseline: pose_heads\.0\.4\.weight; the file"),
+    ("baseline", "idhand_baseline", "foreign", r"1 tensor belongs to no part of the network: camera_head\.weight; pass a "),
 ])
 def test_wrong_network(net, what, kind, line, states, tmp_path):
     """Another arm's checkpoint, or one with missing, surplus or odd-sized tensors: a line that names them, and no file."""
@@ -109,6 +109,36 @@ def test_not_a_checkpoint(file, line, tmp_path):
     with pytest.raises(InputError, match=line):
         convert("idhand_baseline", tmp_path / file, tmp_path / "ours.pt")
     assert not (tmp_path / "ours.pt").exists()
+
+
+@pytest.mark.parametrize("text", ["not a checkpoint", "hello" * 50, "text\n", "GW}NS1", "ekZGX9W41"])
+def test_unreadable_file_in_plain_words(text, tmp_path):
+    """Of an unreadable file the kind of error is told; torch's own lines, and file names of other releases, are not."""
+    (tmp_path / "text.pt").write_text(text)
+    with pytest.raises(InputError, match=r"something else \([A-Za-z]+\); pass a checkpoint of the ECCV 2022 release$"):
+        convert("idhand_baseline", tmp_path / "text.pt", tmp_path / "ours.pt")
+
+
+def test_own_checkpoint_needs_no_conversion(states, tmp_path):
+    """A converted file, converted once more, is told to be this project's already."""
+    convert("idhand_given", write(tmp_path / "theirs.pt", states["ours"]), tmp_path / "ours.pt")
+    with pytest.raises(InputError, match=r"ours\.pt: this is a checkpoint of this project already; no conversion is needed"):
+        convert("idhand_given", tmp_path / "ours.pt", tmp_path / "again.pt")
+    assert not (tmp_path / "again.pt").exists()
+
+
+def test_a_trained_run_is_not_overwritten(states, tmp_path):
+    """--out that holds a run trained here: refused before any work, the run untouched; a converted file is replaced."""
+    theirs, out = write(tmp_path / "theirs.pt", states["ours"]), tmp_path / "last.pt"
+    save(out, method_name="idhand", hand_info=None, model={"a": torch.ones(2)}, optimizer={"state": {}}, step=3)
+    before = out.read_bytes()
+    for file in (theirs, tmp_path / "none.pt"):
+        with pytest.raises(InputError, match=r"last\.pt: holds a trained run; choose another --out, or delete the folder"):
+            convert("idhand_given", file, out)
+    assert out.read_bytes() == before
+    save_weights(out, "idhand", {"a": torch.ones(2)}, converted_from="other.pt")
+    convert("idhand_given", theirs, out)
+    assert load(out)["converted_from"] == "theirs.pt"
 
 
 def test_unknown_conversion(tmp_path):

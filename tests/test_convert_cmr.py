@@ -116,8 +116,8 @@ def broken(net, kind):
     ("cmr_g", "cmr_sg", "", r"expected cmr_sg, found cmr_g \(it has backbone_mesh\.\*"),
     ("cmr_pg", "pose2d", "", r"expected pose2d, found cmr_pg \("),
     ("cmr_sg", "cmr_sg", "missing", r"2 tensors of cmr_sg are missing: decoder\.heads\.3\.layer\.bias, stages\.1\.head\.weight;"),
-    ("cmr_sg", "cmr_sg", "unknown", r"1 tensors belong to no part of the network: camera_head\.weight; pass a checkpoint of the"),
-    ("cmr_sg", "cmr_sg", "surplus", r"1 tensors have no place in cmr_sg: decoder\.blocks\.5\.conv1\.layer\.bias; the file is"),
+    ("cmr_sg", "cmr_sg", "unknown", r"1 tensor belongs to no part of the network: camera_head\.weight; pass a checkpoint of the"),
+    ("cmr_sg", "cmr_sg", "surplus", r"1 tensor has no place in cmr_sg: decoder\.blocks\.5\.conv1\.layer\.bias; the file is"),
     ("cmr_g", "cmr_g", "length", r"decoder\.heads\.0\.layer\.weight should be of size \(3, 13824\), found \(3, 1000\); the file"),
     ("cmr_g", "cmr_g", "channels", r"blocks\.3\.conv1\.layer\.weight should be of size \(64, 131\), found \(63, 131\); the file"),
 ])
@@ -129,15 +129,15 @@ def test_wrong_network(net, what, kind, line, tmp_path):
 
 
 @pytest.mark.parametrize("changes, line", [
-    ({"de_layers.x.weight": torch.zeros(3)}, r"1 tensors belong to no part of the network: de_layers\.x\.weight; pass"),
-    ({"de_layers": torch.zeros(3)}, r"1 tensors belong to no part of the network: de_layers; pass"),
-    ({"backbone2.fc.extra": torch.zeros(3)}, r"1 tensors belong to no part of the network: backbone2\.fc\.extra; pass"),
+    ({"de_layers.x.weight": torch.zeros(3)}, r"1 tensor belongs to no part of the network: de_layers\.x\.weight; pass"),
+    ({"de_layers": torch.zeros(3)}, r"1 tensor belongs to no part of the network: de_layers; pass"),
+    ({"backbone2.fc.extra": torch.zeros(3)}, r"1 tensor belongs to no part of the network: backbone2\.fc\.extra; pass"),
     ({"heads.0.layer.weight": torch.zeros(3, 512)}, r"heads\.0\.layer\.weight should be of size \(3, 13824\), found \(3, 512"),
     ({"heads.0.layer.weight": torch.zeros(())}, r"heads\.0\.layer\.weight should be of size \(3, 13824\), found \(\);"),
     ({"de_layers.4.conv1.layer.weight": torch.zeros(())}, r"conv1\.layer\.weight should be of size \(64, 131\), found \(\);"),
     ({"uvm_head.conv.weight": torch.zeros(21, 64, 3, 3)}, r"2\.head\.weight should be of size \(22, 64, 3, 3\), found \(21, "),
     ({"attention.gamma": torch.zeros(1, dtype=torch.int64)}, r"attention\.gamma should be real numbers, found torch\.int64, "),
-    ({"module.attention.gamma": torch.zeros(1)}, r"1 tensors are there twice, with and without module\.; pass"),
+    ({"module.attention.gamma": torch.zeros(1)}, r"1 tensor is there twice, with and without module\.; pass"),
     ({7: torch.zeros(1)}, r"expected a checkpoint with model_state_dict, or a bare state dict; found 7, "),
 ])
 def test_odd_tensors(changes, line, tmp_path):
@@ -145,6 +145,19 @@ def test_odd_tensors(changes, line, tmp_path):
     with pytest.raises(InputError, match=line):
         converted({**hollow("cmr_sg"), **changes}, "cmr_sg", tmp_path)
     assert not (tmp_path / "ours.pt").exists()
+
+
+@pytest.mark.parametrize("what, changes, line", [
+    ("cmr_sg", {"mask_delayer.": None}, r"a checkpoint of cmr_sg \(mask_delayer\.\* is missing\), found attention\."),
+    ("cmr_sg", {"mask_delayer.": None, "heads.": None}, r"\(heads\.\* and mask_delayer\.\* are missing\), found attention\."),
+    ("cmr_pg", {"uvm_head.conv.weight": (20, 64, 3, 3)}, r"a checkpoint of cmr_pg with uvm_head\.conv\.weight of 22 rows, found"),
+])
+def test_what_tells_it_from_the_wanted_one(what, changes, line, tmp_path):
+    """A file with some of a network's prefixes, or another number of maps, is told by what it lacks alone."""
+    state = {name: value for name, value in hollow(what).items() if not any(name.startswith(key) for key in changes)}
+    state |= {name: torch.zeros(size) for name, size in changes.items() if size}
+    with pytest.raises(InputError, match=line):
+        converted(state, what, tmp_path)
 
 
 def test_cut_file(tmp_path):

@@ -89,8 +89,8 @@ def test_every_weight_arrives(published, converted):
 
 
 @pytest.mark.parametrize("fault, line", [
-    ("lacking", r"1 tensors of pose2d are missing: stages\.1\.head\.weight; the file"),
-    ("cmr", r"expected a checkpoint of pose2d with uv_prior_delayer\.\* and uvm_delayer\.\*, found backbone1\.bn1"),
+    ("lacking", r"1 tensor of pose2d is missing: stages\.1\.head\.weight; the file"),
+    ("cmr", r"expected a checkpoint of pose2d without de_layers\.\*, found backbone1\.bn1"),
     ("idhand", r"expected pose2d, found idhand_given \(it has pose_6d_extractor\.\*, no shape_extractor"),
 ])
 def test_wrong_network(published, fault, line, tmp_path):
