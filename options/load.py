@@ -210,8 +210,14 @@ def explain(error: ValidationError, origins: Origins, tree: dict[str, Any]) -> s
     path = _existing(fault["loc"], tree, keep_last=fault["type"] in ("missing", "extra_forbidden"))
     others = len({_existing(other["loc"], tree, keep_last=True) for other in rest} - {path})
     more = f" (and {others} more)" if others else ""
-    origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), "option file")
-    return f"{origin}: {_worded(path, fault, tree)}{more}"
+    # What a section says of several options together names them `key = value`; each may have been set elsewhere.
+    named = {key: origins[(*path, key)] for key in re.findall(r"\b(\w+) = ", fault["msg"]) if (*path, key) in origins}
+    nearest = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), "option file")
+    told = " and ".join(dict.fromkeys(named.values())) or nearest
+    below = [key for key, origin in named.items() if origin != COMMAND_LINE]
+    if fault["msg"].endswith("set the other to null") and len(named) == 2 and len(below) == 1:
+        more = f"; add {'.'.join((*path, below[0]))}=null{more}"
+    return f"{told}: {_worded(path, fault, tree)}{more}"
 
 
 def _existing(loc: tuple[str | int, ...], tree: Any, keep_last: bool) -> tuple[str, ...]:
@@ -235,6 +241,11 @@ def _worded(path: tuple[str, ...], fault: dict[str, Any], tree: dict[str, Any]) 
     if fault["type"] == "missing":
         return f"{key}: this option must be given"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if fault["type"] in ("model_type", "dict_type"):
+        section = _class_at(path, tree)
+        message = f"expected options, e.g. {key}.{next(iter(section.model_fields)) if section else 'NAME'}=..."
+    if fault["type"] in ("bool_parsing", "bool_type"):
+        message = "expected true or false"
     if fault["type"] == "string_type":
         message += f"; in quotes it is one: {key}: '{value}' (in a shell {key}=\"'{value}'\")"
     return f"{key}: {message}" if isinstance(value, dict) else f"{key} = {found}: {message}"

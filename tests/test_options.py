@@ -153,6 +153,12 @@ def test_dump_repeats(write):
      "did you mean method.backbone?"),
     ("method: {name: idhand, iterations: none}", "a.yaml: method.iterations = 'none': expected a valid integer"),
     ("loss: {verts: heavy}", "a.yaml: loss.verts = 'heavy': expected a valid number"),
+    ("train: {overfit: maybe}", "a.yaml: train.overfit = 'maybe': expected true or false"),
+    ("train: {overfit: []}", "a.yaml: train.overfit = []: expected true or false"),
+    ("train: 5", "a.yaml: train = 5: expected options, e.g. train.split=..."),
+    ("loss: 5", "a.yaml: loss = 5: expected options, e.g. loss.NAME=..."),
+    ("method: {name: cmr, registration: fast}",
+     "a.yaml: method.registration = 'fast': expected options, e.g. method.registration.solver=..."),
     ("train: {lr: x, epochs: y, batch: z}", "(and 2 more)"),
 ])
 def test_refusals_of_a_file(write, text, message):
@@ -182,6 +188,19 @@ def test_the_file_that_set_it_is_named(write):
     """A wrong value inherited from a base is reported in the base."""
     write("low.yaml", "train: {lr: -1, batch: 4}\n")
     assert refusal(write("top.yaml", "base: low.yaml\ntrain: {batch: 8}\n")).split(": ")[0].endswith("low.yaml")
+
+
+@pytest.mark.parametrize("text, override, places, remedy", [
+    ("train: {epochs: 39}", "train.steps=3", "a.yaml and command line", "; add train.epochs=null"),
+    ("train: {steps: 3}", "train.epochs=39", "command line and ", "; add train.steps=null"),
+    ("train: {epochs: 39, steps: 3}", "seed=1", "a.yaml", ""),
+    ("seed: 1", "train={epochs: 39, steps: 3}", "command line", ""),
+])
+def test_options_that_clash_name_both_places(write, text, override, places, remedy):
+    """Options of a section that exclude each other: every place that set one, and what to add where the file gave the other."""
+    message = refusal(write("a.yaml", text), override)
+    assert message.endswith("train: epochs = 39 and steps = 3: give one and set the other to null" + remedy)
+    assert places in message.split(": train: ")[0] and message.count("command line") == ("command" in places)
 
 
 def test_longer_circle(write):
