@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src.identity import HandInfo, load_draws, load_identities, require_unscored
-from src.root import fault_line, solve_root
+from src.root import FAULTS, fault_line, solve_root
 from utils.camera import invert_affine
 from utils.camera_scores import CAMERA_METRICS, camera_summary
 from utils.errors import InputError
@@ -27,6 +27,7 @@ from utils.score_rows import camera_errors
 log = logging.getLogger(__name__)
 
 CHUNK = 512
+OWN_JOINTS = "the method's own 2D joints"
 OWN = {"nothing": "K", "mean": "K", "identities": "K + identity", "truth": "K + true shape"}  # by what the method was told
 TIPS21 = (4, 8, 12, 16, 20)
 BONES21 = [(joint, parent) for joint, parent in enumerate(T21_PARENTS) if parent >= 0 and joint not in TIPS21]
@@ -90,7 +91,7 @@ def keypoints_of(predictions: Predictions, rows: np.ndarray | slice = slice(None
     confidence = predictions.get("pred_uv_confidence")
     confidence = np.ones(uv.shape[:2]) if confidence is None else np.asarray(confidence[rows], np.float64)
     if source is None:
-        source = str((predictions.meta.get("keypoints") or {}).get("path") or "the method's own 2D joints")
+        source = str((predictions.meta.get("keypoints") or {}).get("path") or OWN_JOINTS)
     return Keypoints(uv, confidence, source)
 
 
@@ -148,15 +149,26 @@ def camera_scores(
         draws = [None] if shapes is None else list(shapes if shapes.ndim == 3 else shapes[None])
         found = [_of_shapes(predictions, hand, keypoints, one) for one in draws]
         samples[protocol] = {key: np.mean([values[key] for values, _ in found], 0) for key in CAMERA_METRICS}
-        if line := fault_line(found[0][1]):
+        line = fault_line(found[0][1])
+        if not np.isfinite(samples[protocol]["root_mm"]).any():
+            raise InputError(_nowhere(predictions.path, protocol, keypoints.source, found[0][1]))
+        if line:
             faults[protocol] = line
             log.warning(f"{predictions.path}: {protocol}: {line}")
-        if not np.isfinite(samples[protocol]["root_mm"]).any():
-            raise InputError(f"{predictions.path}: {protocol}: no frame can be scored in the camera by the 2D joints of "
-                             f"{keypoints.source}{': ' + line if line else ''}; are they 2D joints of these frames?")
     told = {"source": keypoints.source, "faults": faults}
     subject = np.asarray(predictions["subject"])
     return CameraScores(samples, {**camera_summary(samples, subject, bootstrap, seed), "camera_keypoints": told})
+
+
+def _nowhere(path: Path, protocol: str, source: str, fault: Tensor) -> str:
+    """Why no row has errors in the camera: of a method's own 2D joints one that has hardly learnt, of others' the file."""
+    if source == OWN_JOINTS and len(fault) and (fault > 0).all():
+        reasons = ", ".join(FAULTS[number] for number in fault.unique().tolist())
+        return f"{protocol}: not scored: {source} place none of {len(fault):,} frames ({reasons}); train longer?"
+    line = fault_line(fault)
+    joints = source if source == OWN_JOINTS else f"the 2D joints of {source}"
+    return (f"{path}: {protocol}: no frame can be scored in the camera by {joints}{': ' + line if line else ''}; are they 2D "
+            "joints of these frames?")
 
 
 def place(predictions: Predictions, hand: HandModel, keypoints: Keypoints, rows: slice, shapes: np.ndarray | None = None,

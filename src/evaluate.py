@@ -116,7 +116,7 @@ def _scored(predictions: Predictions, hand: HandModel, options: TestOptions, per
     except InputError as error:
         if options.keypoints is not None:
             raise
-        log.warning("not scored in the camera: %s", error)
+        log.warning("in the camera, %s", error)
         return scores
     return with_camera(scores, camera.samples, camera.summary)
 

@@ -33,11 +33,11 @@ def random_columns(rows: int = 40, seed: int = 0, lefts: bool = False) -> dict[s
     return {key: value.numpy().copy() for key, value in columns.items()}
 
 
-def write_predictions(path: Path, official: str | None, columns: dict[str, np.ndarray]) -> Path:
+def write_predictions(path: Path, official: str | None, columns: dict[str, np.ndarray], **more) -> Path:
     """A predictions file of these columns, whose dataset has this official evaluation (None: an old file that does not say)."""
     dataset = {"dataset": DATASET.get(official, "DexYCB"), "split": "s0/test" if official in ("dex_ycb", None) else "evaluation"}
     meta = {"method": "toy", "run": "toy", "hand": HAND.info, "told": "nothing",
-            "dataset": dataset | ({"official": official} if official else {})}
+            "dataset": dataset | ({"official": official} if official else {}), **more}
     with PredictionsWriter(path, meta) as writer:
         writer.append(name=[f"s/{i:03d}" for i in range(len(columns["subject"]))], **columns)
     return path

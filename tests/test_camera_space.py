@@ -10,6 +10,7 @@ from eval_cases import toy_hand, write_file
 from src.camera_space import KeypointsFile, camera_scores, keypoints_of, load_camera_identities, place, shapes_by_protocol
 from src.identity import Identity, write_identity
 from src.summary import ReportOptions, comparison_lines, mean_over_files, summarise
+from utils.batch import ROOT_BY
 from utils.errors import InputError
 from utils.hand import HandModel
 from utils.predictions import Predictions, PredictionsWriter, read_predictions
@@ -137,7 +138,7 @@ def test_rows_that_cannot_be_placed_or_scored(hand, perfect, caplog):
         "K: 2 of 11 frames have no wrist position: 2 with fewer than two keypoints",
         "K + true shape: 2 of 10 frames have no wrist position: 2 with fewer than two keypoints"]
     none = changed(perfect.path, pred_uv_confidence=np.zeros((12, 21)))
-    with pytest.raises(InputError, match="no frame can be scored in the camera by the 2D joints of the method's own"):
+    with pytest.raises(InputError, match="^K: not scored: the method's own 2D joints place none of 12 frames"):
         camera_scores(none, hand, keypoints_of(none), shapes_by_protocol(none), bootstrap=100)
 
 
@@ -190,6 +191,11 @@ def test_scores_in_the_camera_on_disk_and_in_tables(scored, tmp_path):
         mean = back.summary["camera"][protocol]["depth_mm"]["mean"]
         assert f"| a | {protocol} |" in table and f" {mean:.2f} [" in table
     assert "a: ratio of depth errors, K + identity / K: " in table and "placed by the method's own 2D joints" in table
+    assert "stand-in" not in table
+    lost = {**back.summary, "meta": {**back.summary["meta"], "placed_by": {ROOT_BY[0]: 12}}}
+    words = "12 of 12 frames were placed by nothing: their root is a stand-in."
+    assert f"\n{words}\n" in results_table([("a", lost)], "text")
+    assert f"\na: {words}\n" in results_table([("a", lost), ("b", back.summary)], "text")
     difference = compare(back, scored, "K + identity/depth_mm", 100, metric_b="K/depth_mm")
     means = {protocol: np.mean(back.camera[f"{protocol}/depth_mm"]) for protocol in ("K", "K + identity")}
     assert difference.mean == pytest.approx(means["K + identity"] - means["K"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from official_export_cases import HAND, official_points, random_columns, write_predictions, write_truth
 
 from utils import official_score
+from utils.batch import ROOT_BY
 from utils.errors import InputError
 from utils.official_export import export
 from utils.official_predictions import CHUNK, official_chunks, short_decimals
@@ -101,6 +102,18 @@ def test_without_a_wrist_aligned_numbers_remain(tmp_path):
     with pytest.raises(InputError, match=r"column pred_root\), found none; place the hands in the camera first \(run.py ref"):
         export("ho3d_v3", file, tmp_path / "pred.zip")
     assert "usual on HO3D" in export("ho3d_v3", file, tmp_path / "pred.zip", root="true")
+
+
+@pytest.mark.parametrize(("what", "out"), [("freihand", "a.json"), ("dex_ycb", "a.txt")])
+def test_stand_ins_are_counted(what, out, tmp_path):
+    """Wrists that stand on nothing are told beside the exported file; none of them, or a refined file: no word."""
+    text = {}
+    for number, more in enumerate(({"placed_by": {ROOT_BY[0]: 16, ROOT_BY[1]: 24}}, {"placed_by": {ROOT_BY[1]: 40}},
+                                   {"placed_by": {ROOT_BY[0]: 16}, "refine": {}})):
+        file = write_predictions(tmp_path / f"{number}.npz", what, random_columns(), **more)
+        text[number] = export(what, file, tmp_path / out)
+    assert "the wrist is the predicted one (16 of 40 are stand-ins)" in text[0]
+    assert "stand-in" not in text[1] + text[2]
 
 
 def test_rows_without_labels_are_not_scored(tmp_path):

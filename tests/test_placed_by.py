@@ -65,7 +65,7 @@ def test_numbers_are_the_words_of_what_counted():
     distance = torch.tensor([torch.nan, torch.nan, 0.01, torch.nan, 0.1, torch.nan, 0.04])
     by = Registration(torch.zeros(7, 3), torch.ones(7, dtype=torch.bool), source, distance).by
     assert by.tolist() == [0, 4, 1, 5, 2, 5, 3] and len(ROOT_BY) == 6
-    for number, words in {0: "nothing", 1: "agreeing", 2: "against", 3: "2D joints and silhouette", 4: "no silhouette",
+    for number, words in {0: "nothing", 1: "agrees", 2: "disagrees", 3: "2D joints and silhouette", 4: "no silhouette",
                           5: "no confident 2D joint"}.items():
         assert words in ROOT_BY[number]
     assert {"root_by", "mask"} <= UNSTORED

@@ -92,9 +92,9 @@ class Prediction(NamedTuple):
 
 
 UNSTORED = frozenset({"mask", "root_by"})  # fields of Prediction that are no part of predictions files
-ROOT_BY = ("nothing: no confident 2D joint, no silhouette", "2D joints, the silhouette agreeing",
-           "the silhouette against 2D joints", "2D joints and silhouette", "2D joints alone: no silhouette that fits",
-           "the silhouette alone: no confident 2D joint")
+ROOT_BY = ("nothing: no confident 2D joint, no silhouette", "2D joints, with which the silhouette agrees",
+           "the silhouette, which disagrees with the 2D joints", "2D joints and silhouette, a mean of both",
+           "2D joints alone, as no silhouette fits", "the silhouette alone, with no confident 2D joint")
 
 
 class Source(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.batch import ROOT_BY
 from utils.bootstrap import intervals, paired_ratio
 from utils.score_metrics import CAMERA_METRICS, digits, heading
 
@@ -93,6 +94,18 @@ def keypoint_lines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
             faults = "".join(f"; {protocol}: {line}" for protocol, line in told["faults"].items())
             labels.setdefault(f"placed by {told['source']}{faults}.", []).append(label)
     return [f"{', '.join(who)}: {line}" for line, who in labels.items()]
+
+
+def stand_in_lines(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """How many frames of each run had nothing to place the hand by; none where all had."""
+    found = [(label, stand_ins(summary.get("meta", {})), summary["n"]) for label, summary in runs]
+    return [f"{f'{label}: ' if len(runs) > 1 else ''}{count:,} of {n:,} frames were placed by nothing: their root is a stand-in."
+            for label, count, n in found if count]
+
+
+def stand_ins(meta: Mapping[str, Any]) -> int:
+    """Rows of a predictions file whose root stands on nothing, by what its `meta` says; `refine` has placed them anew."""
+    return 0 if "refine" in meta else (meta.get("placed_by") or {}).get(ROOT_BY[0], 0)
 
 
 def interval_text(found: Mapping[str, Any] | None, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import IO
 
 import orjson
 
+from utils.camera_scores import stand_ins
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.official_predictions import PARTS, PLACE, Root, official_chunks, official_of, require_whole
@@ -111,7 +112,7 @@ def _answer(predictions: Predictions, protocol: Protocol, out: Path, root: Root)
     """What was written, by which protocol, and what to do next."""
     n, count = len(predictions), protocol.count
     held = f"{MEMBER} in it" if out.suffix.lower() == ".zip" else "json"
-    wrist = "the wrist is the predicted one"
+    wrist = f"the wrist is the predicted one{_lost(predictions)}"
     if root == "true":
         wrist = "the wrist is the TRUE one (--root true): " + (
             "usual on HO3D, whose evaluation set gives it; say so beside the numbers" if protocol.frame == "opengl" else
@@ -132,10 +133,18 @@ def _dexycb(predictions: Predictions, out: Path) -> str:
     written = write_dexycb_text(predictions, out)
     split = (predictions.meta.get("dataset") or {}).get("split", "<setup>/<split>")
     lines = [f"{out} written (text, {_size(out)}): {written.lines:,} images of DexYCB {split}, millimetres, T21"]
+    if lost := _lost(predictions):
+        lines.append(f"the wrist is the predicted one{lost}")
     if written.note:
         lines.append(f"{written.note}; {PLACE.split(',')[0]} for the absolute ones")
     lines.append(f"next: python run.py score dex_ycb --pred {out} --truth <DexYCB's folder> --split {split}")
     return "\n".join(lines)
+
+
+def _lost(predictions: Predictions) -> str:
+    """How many of the predicted wrists stand on nothing, where some do."""
+    count = stand_ins(predictions.meta)
+    return f" ({count:,} of {len(predictions):,} are stand-ins)" if count else ""
 
 
 def _size(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from utils.bootstrap import Interval, paired_difference, paired_ratio
-from utils.camera_scores import camera_rows, entry_of, interval_text, keypoint_lines, ratio_lines
+from utils.camera_scores import camera_rows, entry_of, interval_text, keypoint_lines, ratio_lines, stand_in_lines
 from utils.errors import InputError
 from utils.files import atomic_path, read_json, require_file, write_json, write_text
 from utils.score import FORMAT, VERSION, Scores
@@ -118,7 +118,7 @@ def results_table(
     parts.append(gap.join(notes))
     if camera := camera_rows(runs):
         parts.append(lay_out(camera, form))
-        if lines := ratio_lines(runs) + keypoint_lines(runs):
+        if lines := ratio_lines(runs) + keypoint_lines(runs) + stand_in_lines(runs):
             parts.append(gap.join(lines))
     return "\n\n".join(parts) + "\n"
 
