@@ -29,8 +29,10 @@ def plot_of_hand(picture: np.ndarray, camera: Camera, one: ShownHand) -> Plot:
     K = K_of_crop(torch.from_numpy(cut.K_full), torch.from_numpy(shown_from_image)).numpy()
     uv = None if seen.uv is None else transform_uv(torch.from_numpy(shown_from_image), seen.uv).numpy()
     lent = seen.root_source.startswith(BY_BOX)
+    camera_note = "" if camera.metric else "nominal camera"
+    place_note = ", ".join(["placed by the box"] + [camera_note] * bool(camera_note)) if lent else ""  # axes are then the wrist's
     plot = Plot(sample(picture, shown_from_image, SIZE, antialias=True), None if seen.mask is None else seen.mask.numpy(), uv,
                 verts, joints, faces, K, not lent,
-                Notes("placed by the box" if lent else "", "" if camera.metric else "nominal camera"), place=seen.root_source)
+                Notes(place_note, camera_note), place=seen.root_source)
     return plot.mirrored() if cut.mirrored else plot
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import src.demo
 from src.demo import DemoOptions, demo
 from src.demo_plots import plot_names
 from tests.demo_cases import (
@@ -155,6 +156,17 @@ def test_what_is_not_known_is_said(scene, tmp_path):
     assert cameras == [True, False, True]
     said = json.loads((tmp_path / "nominal" / "hand.json").read_text())
     assert said["K_source"].startswith("nominal: focal length = longer side")
+
+
+@pytest.mark.parametrize(("metric", "note"), [(True, "placed by the box"), (False, "placed by the box, nominal camera")])
+def test_a_stand_in_place_by_a_nominal_camera_says_both(scene, tmp_path, monkeypatch, metric, note):
+    """The third panel says both where neither place nor camera is known: the axes are then about the wrist and name no camera."""
+    truth, path, options = scene
+    plots = []
+    monkeypatch.setattr(src.demo, "write_panels", lambda file, plot: plots.append(plot))
+    demo(Oracle(truth), HAND, DemoOptions(**{**options, "K": options["K"] if metric else None}, panels=True), tmp_path / "out",
+         CropLike(), CPU)
+    assert plots[0].notes.place == note
 
 
 @pytest.mark.parametrize(("size", "message"), [

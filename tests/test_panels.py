@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.demo_cases import HAND, a_hand, iou
 from utils.joints import T21_PARENTS
 from utils.panels import MASK_RGB, Notes, five_panels
-from utils.panels_3d import CAMERA_RGB, bones_in_space, mesh_in_space, space, view_of
+from utils.panels_3d import CAMERA_RGB, _ticks, bones_in_space, mesh_in_space, space, view_of
 from utils.panels_draw import DENSE, FINGER_RGB, RGB_OF_JOINT, WRIST_RGB, mesh_layer
 from utils.render import render
 
@@ -216,6 +216,13 @@ def test_about_the_wrist_the_place_does_not_matter():
     here, there = panels(absolute=False), panels(absolute=False, verts=far[0], joints=far[1])
     assert (here[3] == there[3]).all() and (here[4] == there[4]).all() and (here[2] != there[2]).any()
     assert here[3][2:12, 2:100].min() < 150 and panels()[3][2:12, 2:100].min() == 255
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5, 1, 10])
+def test_an_axis_has_at_least_two_numbers(size):
+    """A small hand's box of 0.1 m is ruled by 0.05 m: one number alone gives no scale; a large one has six at most."""
+    ranges = view_of(size * (JOINTS - JOINTS[0]), SIZE, camera=False).ranges
+    assert all(2 <= len(_ticks(*pair)) <= 6 for pair in ranges)
 
 
 def test_captions():

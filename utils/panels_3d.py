@@ -108,10 +108,14 @@ def _labels(canvas: np.ndarray, view: View, ticks: list[np.ndarray], unit: float
 
 
 def _ticks(low: float, high: float) -> np.ndarray:
-    """Round numbers of a range, at most six."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 1e9) if (high - low) / s < 5.5)
-    first = np.ceil(low / step - 1e-6)
-    return np.arange(first, np.floor(high / step + 1e-6) + 1) * step
+    """Round numbers of a range, two to six."""
+    fits = (s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 1e9) if (high - low) / s < 5.5)
+    found = _multiples(low, high, next(fits))
+    return found if len(found) > 1 else _multiples(low, high, 0.05)
+
+
+def _multiples(low: float, high: float, step: float) -> np.ndarray:
+    return np.arange(np.ceil(low / step - 1e-6), np.floor(high / step + 1e-6) + 1) * step
 
 
 def mesh_in_space(view: View, base: np.ndarray, verts: np.ndarray, faces: np.ndarray, K: np.ndarray, pixels: int) -> np.ndarray:
