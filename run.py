@@ -71,7 +71,7 @@ def calibrate(options) -> None:
 
         (method, checkpoint), device = trained(options, chosen.checkpoint), choose_device(options.device, options.threads)
         chosen = predict_photographs(method, hand, chosen, folder, options.crop, device, checkpoint=str(checkpoint),
-                                     keypoints=keypoints_of(chosen.keypoints))
+                                     keypoints=keypoints_of(chosen.keypoints, "calibrate"))
     _say(run_calibration(chosen, folder, hand=hand))
 
 

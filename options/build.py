@@ -52,10 +52,12 @@ def trained(options: Options, checkpoint: str | None) -> tuple[Method, Path]:
     return method, path
 
 
-def keypoints_of(folder: str | None) -> Keypoints | None:
+def keypoints_of(folder: str | None, section: str = "demo") -> Keypoints | None:
     """The network for 2D joints of a run's folder (options.yaml and last.pt), and the crop it was trained with."""
     if folder is None:
         return None
+    if not all((Path(folder) / name).is_file() for name in ("options.yaml", "last.pt")):
+        raise InputError(f"{section}.keypoints: no run in {folder} (options.yaml and last.pt)")
     options = load(Path(folder) / "options.yaml")
     return Keypoints(trained(options, str(Path(folder) / "last.pt"))[0], options.crop)
 

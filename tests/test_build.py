@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from options.build import trained
+from options.build import keypoints_of, trained
 from options.load import load
 from src.checkpoint import save_weights
 from src.cmr import Options, networks
@@ -20,6 +20,15 @@ def test_another_variant_is_told_by_its_option(tmp_path):
     save_weights(tmp_path / "w.pt", "cmr", {}, method_options=other)
     with pytest.raises(InputError, match=r"\(method\.variant = 'sg' there and 'g' now\); use the option file it was"):
         trained(options, str(tmp_path / "w.pt"))
+
+
+def test_keypoints_of_no_run(tmp_path):
+    """A folder that holds no run, or does not exist, or a run without weights: one line with the option and what is missing."""
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "options.yaml").touch()
+    for name in ("nowhere", "begun"):
+        with pytest.raises(InputError, match=rf"^calibrate.keypoints: no run in {tmp_path / name} \(options.yaml and last.pt\)$"):
+            keypoints_of(str(tmp_path / name), "calibrate")
 
 
 def test_published_weights_on_another_mesh_are_told(tmp_path, caplog):
