@@ -3,7 +3,8 @@
 Each hand is cropped as in training (utils/camera.py), left ones from the mirrored picture and mirrored back afterwards
 (src/demo_hand.py). A method that predicts no root is drawn where 2D keypoints or its box say, and the JSON says so; as it says
 which K was used (src/demo_camera.py). A picture that fails leaves nothing behind and does not stop the others; the demo ends by
-naming those that failed. Videos, and folders with demo.track, are tracks of one hand per side: src/demo_track.py.
+naming the first of them and counting the rest. Videos, and folders with demo.track, are tracks of one hand per side:
+src/demo_track.py.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from pydantic import Field
 from tqdm import tqdm
 
 from src.demo_camera import CameraSource
-from src.demo_hand import Crop, Keypoints, View, evaluating, held, look, shown, write_mesh
-from src.demo_input import HandBox, boxes_of, list_pictures, read_boxes, read_picture
+from src.demo_hand import Crop, Keypoints, View, evaluating, held, look, require_fit, shown, write_mesh
+from src.demo_input import HandBox, Unfit, boxes_of, counted, first_of, list_pictures, read_boxes, read_picture
 from src.demo_numbers import picture_numbers
 from src.demo_plots import plot_names, plot_of_hand
 from src.demo_refine import refined
@@ -67,8 +68,8 @@ def demo(method: Method, hand: HandModel, options: DemoOptions, folder: str | Pa
 
     Returns {pictures, hands, folder, text}. method: with its weights loaded; hand: the right hand model it was built with; crop:
     the crop options it was trained with; checkpoint: its name, for the JSON; keypoints: a second network, for 2D joints. Raises
-    InputError: no picture, a broken box, K or identity file, an identity missing where the method is told one; and, after all
-    else is done, for pictures and frames that failed.
+    InputError: no picture, a broken box, K or identity file, an identity or 2D joints missing where the method is told them, a
+    method without a mesh; and, after all else is done, for pictures and frames that failed.
     """
     folder = Path(folder)
     if options.track and Path(options.input).is_file() and not is_video(options.input):
@@ -82,6 +83,9 @@ def demo(method: Method, hand: HandModel, options: DemoOptions, folder: str | Pa
                          "out")
     pictures = [] if track else list_pictures(options.input)
     cameras = CameraSource(options.K, options.fov)
+    require_fit(method, keypoints, "demo")
+    if pictures:
+        cameras.require_some(pictures)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
     view = View(method.to(device), hand, crop, device, options.side, _identity(method, hand, options), checkpoint, keypoints)
     with evaluating(method, keypoints and keypoints.method.to(device)):
@@ -106,14 +110,16 @@ def _pictures(run: _Run, pictures: list[Path], folder: Path) -> dict[str, Any]:
     for path, name, short in tqdm(list(zip(pictures, names, plot_names(names))), desc="demo", unit="picture", disable=None):
         try:
             hands += _picture(run, path, folder, name, short)
+        except Unfit:
+            raise
         except InputError as error:
             failed.append(str(error))
     if failed:
         done = len(pictures) - len(failed)
-        rest = f"; the other {done} are in {folder}" if done else ""
-        raise InputError(f"{len(failed)} of {len(pictures)} pictures could not be shown: {' | '.join(failed)}{rest}")
+        rest = f"; the other {f'{done} are' if done > 1 else 'is'} in {folder}" if done else ""
+        raise InputError(f"{len(failed)} of {counted(len(pictures), 'picture')} could not be shown: {first_of(failed)}{rest}")
     return {"pictures": len(pictures), "hands": hands, "folder": str(folder),
-            "text": f"{len(pictures)} pictures, {hands} hands -> {folder}"}
+            "text": f"{counted(len(pictures), 'picture')}, {counted(hands, 'hand')} -> {folder}"}
 
 
 def _names(pictures: list[Path]) -> list[str]:
@@ -129,7 +135,7 @@ def _picture(run: _Run, path: Path, folder: Path, name: str, short: str) -> int:
     boxes = boxes_of(run.boxes, path)
     seen = [look(run.view, path, picture, camera.K, box) for box in ([None] if boxes is None else boxes)]
     seen = [held(run.view, one, path) if run.view.holds else one for one in seen]
-    hands = [shown(run.view, refined(run.view, one, path) if run.options.refine else one) for one in seen]
+    hands = [shown(run.view, refined(run.view, one) if run.options.refine else one) for one in seen]
     drawn = picture
     for one in sorted(hands, key=lambda h: -h.root[2]):  # far to near
         drawn = overlay(drawn, one.verts + one.root, one.faces, camera.K, alpha=run.options.alpha)

@@ -4,6 +4,7 @@ K is that of the picture as shown; one of another size is refused where that sho
 picture, but distance and, with a network that judges size by the zoom, the size of the hand mean nothing with it: `Camera.metric`
 says so.
 """
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from src.exif import exif_focal
 from src.identity import number_array
 from utils.errors import InputError
 from utils.files import read_json, require_file
+
+KINDS = (".npy", ".json")
 
 
 class Camera(NamedTuple):
@@ -66,6 +69,16 @@ class CameraSource:
         _require_fit(file, K, value.size if isinstance(value, _Sized) else None, picture, height, width)
         return Camera(K, f"file {file}", True)
 
+    def require_some(self, pictures: Sequence[Path]) -> None:
+        """InputError where K is a folder that has no matrix for any of these pictures."""
+        if self.path is None or not self.path.is_dir() or any(file.is_file() for one in pictures for file in self._files(one)):
+            return
+        count, first = len(pictures), pictures[0].name
+        usual = " or ".join(file.name for file in self._files(pictures[0])[-2:])
+        whose = f"{first} (expected {usual})" if count == 1 else f"{count} of {count} pictures (first: {first}; expected {usual})"
+        raise InputError(f"{self.section}.K={self.path}: no camera matrix for {whose}; leave {self.section}.K out "
+                         f"({self.section}.K=null) for a nominal camera, or give {self.section}.fov")
+
     def _without_file(self, picture: Path, height: int, width: int) -> Camera:
         """Square pixels, the principal point in the middle."""
         longer = max(height, width)
@@ -82,18 +95,24 @@ class CameraSource:
         return Camera(np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]), words, metric)
 
     def _beside(self, picture: Path) -> Path:
-        stems = [picture.stem, f"{picture.stem}_K", f"{picture.stem.removesuffix('_img')}_K"]
-        names = [stem + suffix for stem in stems for suffix in (".npy", ".json")]
-        for name in names:
-            if (self.path / name).is_file():
-                return self.path / name
-        raise InputError(f"{self.path}: no camera matrix for {picture.name}; expected one of {', '.join(names)}")
+        files = self._files(picture)
+        for file in files:
+            if file.is_file():
+                return file
+        raise InputError(f"{self.path}: no camera matrix for {picture.name}; expected one of {', '.join(f.name for f in files)}")
+
+    def _files(self, picture: Path) -> list[Path]:
+        """What a picture's matrix may be called, each once; last the usual names."""
+        stems = dict.fromkeys([picture.stem, f"{picture.stem}_K", f"{picture.stem.removesuffix('_img')}_K"])
+        return [self.path / (stem + suffix) for stem in stems for suffix in KINDS]
 
 
 def _read_K_file(path: Path, section: str) -> object:
     """A .npy array, or the json value: a matrix, {"K": matrix, "size": [width, height]}, size optional, or {"a.jpg": these}."""
     require_file(path, f"{section}.K: name a .json or .npy file with a 3 x 3 camera matrix, or a folder of them")
-    if path.suffix == ".npy":
+    if path.suffix.lower() not in KINDS:
+        raise InputError(f"{section}.K: expected {' or '.join(KINDS)}, found {path}; save K as one of them")
+    if path.suffix.lower() == ".npy":
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:

@@ -15,6 +15,7 @@ from utils.camera import K_of_crop, K_of_mirror, crop_matrix
 
 log = logging.getLogger(__name__)
 NEAREST_M = 0.02  # no joint is placed nearer to the camera than this
+SEEN_PX = 0.5  # what is less off is not worth a word
 STEPS, STEP = 200, 0.6  # whole steps overshoot where parts of the hand are twice as near as others
 
 
@@ -68,11 +69,13 @@ def sample(picture: np.ndarray, crop_from_image: np.ndarray, pixels: int, antial
     return fine if k == 1 else cv2.resize(fine, (pixels, pixels), interpolation=cv2.INTER_AREA)
 
 
-def place_by_box(joints: np.ndarray, K: np.ndarray, centre: np.ndarray, hand_side: float) -> np.ndarray:
+def place_by_box(joints: np.ndarray, K: np.ndarray, centre: np.ndarray, hand_side: float,
+                 where: object) -> np.ndarray:
     """Root (3) in metres at which the projected joints' box has its middle at `centre` and `hand_side` as its longer side.
 
     joints (21,3) wrist-relative, metres, camera axes. A stated placement for drawing, not an estimate of where the hand is: its
-    depth is as good as the box, K and the hand's size together. Found by weak-perspective steps, to 1e-9 px.
+    depth is as good as the box, K and the hand's size together. Found by weak-perspective steps, to 1e-9 px. where: names the
+    picture in a warning, given where a hand near the camera is SEEN_PX or more off its box's middle or size.
     """
     extent = np.ptp(joints[:, :2], axis=0)
     near = NEAREST_M - joints[:, 2].min()
@@ -89,5 +92,8 @@ def place_by_box(joints: np.ndarray, K: np.ndarray, centre: np.ndarray, hand_sid
         root = np.array([*((root[:2] / root[2] + STEP * off / np.diag(K)[:2]) * depth), depth])
         if abs(ratio - 1) * hand_side < 1e-9 and np.abs(off).max() < 1e-9:
             return root
-    log.warning("a hand so near that it does not fit its box: drawn %.1f px off; are the box and K right?", np.abs(off).max())
+    aside, larger = float(np.abs(off).max()), float(abs(ratio - 1) * hand_side)
+    told = [f"drawn {aside:.1f} px off"] * (aside >= SEEN_PX) + [f"{ratio:.2f} times its size"] * (larger >= SEEN_PX)
+    if told:
+        log.warning("%s: a hand so near that it does not fit its box: %s; are the box and K right?", where, ", ".join(told))
     return root

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.demo_geometry import Cut, cut_hand, place_by_box
-from src.demo_input import HandBox
+from src.demo_input import HandBox, Unfit
 from src.identity import Identity
 from src.method import Method
 from src.root import FAULTS, solve_root
@@ -29,6 +29,7 @@ from utils.mesh_files import write_ply
 log = logging.getLogger(__name__)
 BY_BOX, BY_KEYPOINTS, PREDICTED = "placed by the box, not predicted", "from 2D keypoints and K", "predicted"
 LACKING = (0, 4, 5)  # numbers of ROOT_BY where 2D joints, silhouette or both did not count
+NO_MESH = "this model predicts no mesh, so there is none to show; use one that does"
 TOLD, HELD = "told to the network by the identity file", "held by the identity file"
 
 
@@ -135,15 +136,30 @@ def evaluating(*methods: Method | None) -> Iterator[None]:
             method.train(training)
 
 
+def require_fit(method: Method, keypoints: Keypoints | None, section: str) -> None:
+    """Unfit, before any picture, for a method without a mesh, or that is told 2D joints which nobody finds. section: the options
+    that the message speaks of. What only an answer shows, `look` finds at the first picture."""
+    if "verts" not in method.compares:
+        raise Unfit(NO_MESH)
+    if method.sees_keypoints and keypoints is None:
+        raise Unfit(f"{section}.keypoints: this model is told where the joints are in the picture; name the run of one that "
+                    "finds them (method pose2d)")
+    if keypoints is not None and "identity" in keypoints.method.needs:
+        raise Unfit(f"{section}.keypoints: this model is told whose hand it sees; name the run of one that is not")
+    if keypoints is not None and keypoints.method.sees_keypoints:
+        raise Unfit(f"{section}.keypoints: this model is itself told where the joints are in the picture; name the run of one "
+                    "that finds them (method pose2d)")
+
+
 def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None) -> Seen:
-    """The method's own answer for one hand. where: names the picture in the messages. InputError: an answer that is not finite,
-    or without a mesh."""
+    """The method's own answer for one hand. where: names the picture in the messages. InputError: an answer that is not finite;
+    Unfit: one without a mesh."""
     side = (box.side if box else None) or view.side
     cut = cut_hand(picture, K, box, side, factor=view.crop.factor, pixels=view.crop.pixels, antialias=view.crop.antialias)
     second = None if view.keypoints is None else _second(view, where, picture, K, box, side)
     answer = _predict(view, view.method, cut, second)
     if answer.verts is None:
-        raise InputError(f"{where}: the model predicts no mesh, so there is none to show; use one that does")
+        raise Unfit(NO_MESH)
     _require_finite(answer, where, view.checkpoint or "")
     verts, joints, root, rotations, shape, cov = (None if part is None else part[0].double() for part in (
         answer.verts, answer.joints, answer.root, answer.rotations, answer.shape, answer.shape_cov))
@@ -159,7 +175,7 @@ def look(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandB
                 None if shape is None else TOLD if view.told else PREDICTED, cov,
                 None if answer.confidence is None else float(answer.confidence[0]), *keypoints,
                 mask=None if answer.mask is None else answer.mask[0])
-    return placed(seen) if root is None else seen
+    return placed(seen, where) if root is None else seen
 
 
 def _second(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: HandBox | None, side: str) -> Joints2d:
@@ -168,7 +184,7 @@ def _second(view: View, where: Path, picture: np.ndarray, K: np.ndarray, box: Ha
     cut = cut_hand(picture, K, box, side, factor=crop.factor, pixels=crop.pixels, antialias=crop.antialias)
     answer = _predict(view, view.keypoints.method, cut)
     if answer.joints_uv is None:
-        raise InputError("demo.keypoints: this model predicts no 2D joints; name the run of one that does (method pose2d)")
+        raise Unfit("demo.keypoints: this model predicts no 2D joints; name the run of one that does (method pose2d)")
     _require_finite(answer, where, "of demo.keypoints")
     return _keypoints(answer, cut)
 
@@ -188,7 +204,7 @@ def _require_finite(answer: Prediction, where: Path, checkpoint: str) -> None:
                          "earlier one")
 
 
-def placed(seen: Seen) -> Seen:
+def placed(seen: Seen, where: Path) -> Seen:
     """The hand where its joints meet the 2D keypoints, or, without those, fill the box."""
     cut, source = seen.cut, BY_BOX
     if seen.uv is not None:
@@ -197,17 +213,17 @@ def placed(seen: Seen) -> Seen:
         if fit.valid[0]:
             return seen._replace(root=fit.root[0], root_source=BY_KEYPOINTS)
         source = f"{BY_BOX} (keypoints: {FAULTS[int(fit.fault[0])]})"
-    root = torch.from_numpy(place_by_box(seen.joints.numpy(), cut.K_full, cut.centre, cut.hand_side))
+    root = torch.from_numpy(place_by_box(seen.joints.numpy(), cut.K_full, cut.centre, cut.hand_side, where))
     return seen._replace(root=root, root_source=source)
 
 
 def held(view: View, seen: Seen, where: Path) -> Seen:
     """The hand with the identity's shape, in the same pose, and placed again where its root was not predicted."""
     if seen.rotations is None:
-        raise InputError(f"{where}: the model predicts no rotations, so the identity's shape cannot be posed; leave the "
-                         "identity out, or use a model that predicts them")
+        raise Unfit("demo.identity: this model predicts no rotations, so the identity's shape cannot be posed; leave the "
+                    "identity out, or use a model that predicts them")
     seen = posed(view, seen, seen.rotations, torch.from_numpy(view.identity.shape))._replace(shape_source=HELD, shape_cov=None)
-    return seen if seen.root_source.startswith(PREDICTED) else placed(seen)
+    return seen if seen.root_source.startswith(PREDICTED) else placed(seen, where)
 
 
 def posed(view: View, seen: Seen, rotations: Tensor, shape: Tensor) -> Seen:
@@ -242,11 +258,6 @@ def _predict(view: View, method: Method, cut: Cut, joints: Joints2d | None = Non
         return torch.from_numpy(np.ascontiguousarray(array))[None].float()
 
     told = "identity" in method.needs
-    if told and view.identity is None:
-        raise InputError("demo.keypoints: this model is told whose hand it sees; name the run of one that is not")
-    if method.sees_keypoints and joints is None:
-        raise InputError("demo.keypoints: this model is told where the joints are in the picture; name the run of one that finds "
-                         "them (method pose2d)")
     batch = Batch(image=row(cut.image).permute(0, 3, 1, 2) / 255, K=row(cut.K), crop_from_image=row(cut.crop_from_image),
                   mirrored=torch.tensor([cut.mirrored]), index=torch.tensor([0]),
                   subject=torch.tensor([view.identity.subject if view.identity else 0]),

@@ -15,6 +15,11 @@ from utils.errors import InputError
 from utils.files import read_json, require_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+NAMED = 3  # failed pictures that a last line names
+
+
+class Unfit(InputError):
+    """A fault of the method or of the options, whichever the picture: it ends the run, while a picture's own fault does not."""
 
 
 class HandBox(NamedTuple):
@@ -25,6 +30,17 @@ class HandBox(NamedTuple):
     width: float
     height: float
     side: str | None = None
+
+
+def counted(count: int, word: str) -> str:
+    """"1 picture", "2 pictures"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def first_of(faults: list[str]) -> str:
+    """The first NAMED faults, and how many more there are."""
+    more = f" | and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return " | ".join(faults[:NAMED]) + more
 
 
 def list_pictures(source: str | Path, section: str = "demo") -> list[Path]:

@@ -2,29 +2,26 @@
 
 A hand that cannot be fitted, or whose fit flies off, stays as it was, and its `pose_source` says why.
 """
-from pathlib import Path
-
 import torch
 
 from src.demo_hand import BY_KEYPOINTS, Seen, View, posed
+from src.demo_input import Unfit
 from src.refine import RefineSolver
 from src.root import NEAREST_M
 from src.solver import HandState, Observations, solve
-from utils.errors import InputError
 
 REFINED = "fitted to 2D keypoints"
 FARTHEST_M = 3.0
 SIGMA_CROP_PX = 2.0  # standard deviation of a keypoint of confidence 1, in pixels of the crop that it was found in
 
 
-def refined(view: View, seen: Seen, where: Path) -> Seen:
+def refined(view: View, seen: Seen) -> Seen:
     """The hand with the pose and root that explain its keypoints best, near the pose it had. InputError: no keypoints, or no
     parameters to fit."""
     if seen.uv is None:
-        raise InputError(f"{where}: demo.refine fits to 2D keypoints, and there are none; set demo.keypoints=<folder of a "
-                         "trained pose2d run>")
+        raise Unfit("demo.refine fits to 2D keypoints, and there are none; set demo.keypoints=<folder of a trained pose2d run>")
     if seen.rotations is None or seen.shape is None:
-        raise InputError(f"{where}: the model predicts no rotations or no shape to refine; set demo.refine=false")
+        raise Unfit("demo.refine: this model predicts no rotations or no shape to refine; set demo.refine=false")
     if seen.root_source != BY_KEYPOINTS:  # no place to start from
         return seen._replace(pose_source=f"{seen.pose_source} (not fitted: {seen.root_source})")
     to = view.hand.weights

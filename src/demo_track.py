@@ -19,7 +19,7 @@ from tqdm import tqdm
 from src.demo_camera import CameraSource
 from src.demo_geometry import NEAREST_M
 from src.demo_hand import PREDICTED, Seen, ShownHand, View, held, look, posed, shown, write_mesh
-from src.demo_input import HandBox, boxes_of, names_of
+from src.demo_input import NAMED, HandBox, Unfit, boxes_of, counted, first_of, names_of
 from src.demo_numbers import AXES, hand_numbers, models
 from src.demo_refine import refined
 from src.demo_video import Frame, Frames, VideoOut, video_out
@@ -31,7 +31,6 @@ from utils.render import overlay
 from utils.strict import Strict
 
 log = logging.getLogger(__name__)
-NAMED = 3  # failed frames that the last line names
 Boxes = Mapping[str, list[HandBox]] | list[HandBox] | None
 
 
@@ -104,7 +103,7 @@ class _Follower:
             kinds["identity's shape"] = held(self.view, own, where)
         for kind, seen in kinds.items():
             if self.options.refine:
-                seen = refined(self.view, seen, where)
+                seen = refined(self.view, seen)
             self._note(kind, "unfiltered", seen)
             if self.options.smooth == "one_euro":
                 seen = self._smoothers[kind](seen, seconds)
@@ -160,6 +159,8 @@ class _Track:
             self.sources[camera.source] += 1
             self.size = self.size or [picture.shape[1], picture.shape[0]]
             self.pictures, self.hands, self.empty = self.pictures + 1, self.hands + len(hands), self.empty + (not hands)
+        except Unfit:
+            raise
         except InputError as error:
             row["fault"] = str(error)
             self.failed.append(str(error))
@@ -215,7 +216,8 @@ def show_track(view: View, options: TrackOptions, source: Path, folder: Path, ca
         "size": track.size, "frame": AXES, "K_sources": dict(track.sources), "video": f"{name}.mp4", "table": f"{name}.jsonl",
         "smooth": options.smooth, "one_euro": options.one_euro.model_dump() if options.smooth == "one_euro" else None,
         "hands": hands, **models(view, identity_file)})
-    text = "\n".join([f"{track.pictures} frames, {track.hands} hands -> {folder}", *(_line(side, hands[side]) for side in hands)])
+    text = "\n".join([f"{counted(track.pictures, 'frame')}, {counted(track.hands, 'hand')} -> {folder}",
+                      *(_line(side, hands[side]) for side in hands)])
     if isinstance(boxes, Mapping) and (unused := sorted(set(boxes) - track.named)):
         log.warning("%d entries of the box file name no frame of %s (first: %s)", len(unused), source, unused[0])
     faults = _faults(track, frames)
@@ -234,8 +236,7 @@ def _faults(track: _Track, frames: Frames) -> str:
     """One line on what went wrong, empty where nothing did."""
     told = [frames.cut_short] if frames.cut_short else []
     if track.failed:
-        more = f" | and {len(track.failed) - NAMED} more" if len(track.failed) > NAMED else ""
-        told.append(f"{len(track.failed)} frames could not be shown: {' | '.join(track.failed[:NAMED])}{more}")
+        told.append(f"{counted(len(track.failed), 'frame')} could not be shown: {first_of(track.failed)}")
     return "; ".join(told)
 
 
@@ -248,4 +249,4 @@ def _line(side: str, report: dict[str, Any]) -> str:
             size = "too short to tell" if shaken["mm_per_frame2"] is None else (
                 f"{shaken['mm_per_frame2']:.2f} mm/frame2 ({shaken['m_per_s2']:.1f} m/s2)")
             parts.append(f"  {kind}, {how}: jitter {size}, hand length {length['mean_mm']:.1f} mm, sd {length['sd_mm']:.2f} mm")
-    return "\n".join([f"{side} hand, {report['frames']} frames:", *parts])
+    return "\n".join([f"{side} hand, {counted(report['frames'], 'frame')}:", *parts])

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from src.calibrate_options import CalibrateOptions
 from src.demo_camera import CameraSource
-from src.demo_hand import PREDICTED, Crop, Keypoints, Seen, View, evaluating, look
-from src.demo_input import boxes_of, read_boxes
+from src.demo_hand import PREDICTED, Crop, Keypoints, Seen, View, evaluating, look, require_fit
+from src.demo_input import Unfit, boxes_of, counted, first_of, read_boxes
 from src.demo_video import Frame, Frames
 from src.method import Method
 from src.validate import spread
@@ -31,7 +31,6 @@ FILE = "photographs.npz"
 MOST = 200  # pictures looked at, unless calibrate.n asks for more: errors of one recording are alike
 UNKNOWN_STEP = 10  # every so many frames of a video that does not say how long it is
 LEAST = 2
-NAMED = 3
 
 
 def predict_photographs(method: Method, hand: HandModel, chosen: CalibrateOptions, folder: str | Path, crop: Crop,
@@ -45,6 +44,7 @@ def predict_photographs(method: Method, hand: HandModel, chosen: CalibrateOption
         raise InputError("calibrate.input: this model is told whose hand it sees, so it cannot tell; use one that predicts the "
                          "shape")
     frames = Frames(chosen.input, section="calibrate")
+    require_fit(method, keypoints, "calibrate")
     cameras = CameraSource(chosen.K, chosen.fov, "calibrate")
     boxes = None if chosen.boxes is None else read_boxes(chosen.boxes)
     view = View(method.to(device), hand, crop, device, chosen.side, None, checkpoint, keypoints)
@@ -56,6 +56,8 @@ def predict_photographs(method: Method, hand: HandModel, chosen: CalibrateOption
         for frame in tqdm(_some(frames, max(chosen.n, MOST)), desc="calibrate", unit="picture", disable=None):
             try:
                 found, camera = _rows(view, frame, cameras, boxes, chosen.subject)
+            except Unfit:
+                raise
             except InputError as error:
                 failed.append(str(error))
                 continue
@@ -64,14 +66,13 @@ def predict_photographs(method: Method, hand: HandModel, chosen: CalibrateOption
                 sources[camera.source] += 1
                 nominal += not camera.metric
     if failed:
-        more = f" | and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-        log.warning("%d pictures could not be used: %s%s", len(failed), " | ".join(failed[:NAMED]), more)
+        log.warning("%s could not be used: %s", counted(len(failed), "picture"), first_of(failed))
     if frames.cut_short:
         log.warning("%s", frames.cut_short)
     if len(rows) < LEAST:
         why = f" ({len(failed)} failed; first: {failed[0]})" if failed else ""
-        raise InputError(f"{chosen.input}: {len(rows)} usable pictures of a hand{why}; at least {LEAST} are needed; 20 or more "
-                         "from several sides and in several poses are good")
+        raise InputError(f"{chosen.input}: {counted(len(rows), 'usable picture')} of a hand{why}; at least {LEAST} are needed; "
+                         "20 or more from several sides and in several poses are good")
     _write(path, rows, _meta(view, chosen, sources, len(rows), len(failed), frames.cut_short))
     log.log(logging.WARNING if nominal else logging.INFO, "%s", _told(chosen, sources, nominal, len(rows), len(failed)))
     return chosen.model_copy(update={"predictions": str(path), "keypoints": None})  # they are in the file itself
@@ -102,7 +103,7 @@ def _rows(view: View, frame: Frame, cameras: CameraSource, boxes: Any, subject: 
 
 def _row(seen: Seen, name: str, frame: Frame, subject: int) -> dict[str, Any]:
     if seen.shape is None:
-        raise InputError("calibrate.input: this model predicts no shape, so it cannot tell whose hand it sees; use one that does")
+        raise Unfit("calibrate.input: this model predicts no shape, so it cannot tell whose hand it sees; use one that does")
     row = {"name": name, "subject": subject, "index": frame.number, "mirrored": seen.cut.mirrored, "K": seen.cut.K,
            "crop_from_image": seen.cut.crop_from_image, "pred_verts": seen.verts, "pred_joints": seen.joints,
            "pred_shape": seen.shape, "pred_shape_cov": seen.shape_cov, "pred_rotations": seen.rotations,

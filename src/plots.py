@@ -152,4 +152,6 @@ def _place(sample: Batch, answer: Prediction, uv: torch.Tensor | None, weight: t
         return sample.root[0].double().cpu().numpy(), False, "placed at the true wrist"
     pixels = sample.image.shape[-1]
     middle = np.full(2, (pixels - 1) / 2)
-    return place_by_box(answer.joints[0].double().numpy(), K.numpy(), middle, STAND_IN * pixels), False, "placed in mid-crop"
+    where = f"{int(sample.index[0]):05d}{PLOT}"
+    return (place_by_box(answer.joints[0].double().numpy(), K.numpy(), middle, STAND_IN * pixels, where), False,
+            "placed in mid-crop")

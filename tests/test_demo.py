@@ -1,5 +1,6 @@
 """Demo: a method that answers the truth about rendered hands, so that any fault of crop, camera, placement or side shows."""
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ def test_right_hand_lies_on_its_picture(scene, tmp_path):
     """With the true box and K: the root comes back to a tenth of a millimetre, the mesh covers its picture, the JSON says all."""
     truth, _, options = scene
     result = demo(Oracle(truth), HAND, DemoOptions(**options), tmp_path / "out", CropLike(), CPU, checkpoint="c.pt")
-    text = f"1 pictures, 1 hands -> {tmp_path / 'out'}"
+    text = f"1 picture, 1 hand -> {tmp_path / 'out'}"
     assert result == {"pictures": 1, "hands": 1, "folder": str(tmp_path / "out"), "text": text}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["hand.json", "hand.ply", "hand.png"]
     said = json.loads((tmp_path / "out" / "hand.json").read_text())
@@ -205,8 +206,19 @@ def test_placement_is_the_inverse_of_projection(seed, depth, zoom):
     camera = np.array([[600 * zoom, 0, 310], [0, 590 * zoom, 250], [0, 0, 1]])
     rays = (joints + root) @ camera.T
     uv = rays[:, :2] / rays[:, 2:]
-    found = place_by_box(joints, camera, (uv.min(0) + uv.max(0)) / 2, np.ptp(uv, axis=0).max())
+    found = place_by_box(joints, camera, (uv.min(0) + uv.max(0)) / 2, np.ptp(uv, axis=0).max(), "a.jpg")
     np.testing.assert_allclose(found, root, atol=1e-6)
+
+
+def test_a_hand_that_does_not_fit_its_box_is_told_by_name(caplog):
+    """A box so large that the hand would touch the camera: one line with the picture's name and what is off, never 0.0 px."""
+    joints = a_hand().joints.double().numpy()
+    place_by_box(joints, K, np.array([160.0, 120]), 60.0, "a.jpg")
+    assert not caplog.text
+    place_by_box(joints, K, np.array([160.0, 120]), 40000.0, "a.jpg")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"a.jpg: a hand so near that it does not fit its box: .*0\.\d\d times its size; are the box and K", line)
+    assert "drawn 0" not in line
 
 
 @pytest.mark.parametrize("side", [20.0, 61.7, 150.0, 500.0])

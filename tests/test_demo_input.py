@@ -1,5 +1,6 @@
 """Demo: wrong pictures, boxes, cameras and identities: one line each, and nothing half-written."""
 import json
+import re
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from tests.demo_cases import (
     CPU,
     HAND,
     CropLike,
+    K,
     Oracle,
     Truth,
     a_hand,
@@ -19,6 +21,7 @@ from tests.demo_cases import (
     save,
     scene,
 )
+from utils.batch import Prediction
 from utils.errors import InputError
 
 
@@ -35,6 +38,47 @@ def test_one_broken_picture_does_not_stop_the_others(tmp_path):
         demo(Oracle(truth), HAND, DemoOptions(input=str(tmp_path / "in")), tmp_path / "out", CropLike(), CPU)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n}.{s}" for n in "ac" for s in ("json", "ply", "png")]
+
+
+def test_many_that_fail_alike_are_counted(tmp_path):
+    """A folder of K without any of them: one short line before any picture; with one of them: the first three, and a count."""
+    truth = a_hand()
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        save(tmp_path / "in" / f"{number}_img.png", picture_of(truth))
+    method, options = Oracle(truth), DemoOptions(input=str(tmp_path / "in"), K=str(tmp_path / "in"))
+    told = f"demo.K={tmp_path / 'in'}: no camera matrix for 6 of 6 pictures (first: 0_img.png; expected 0_K.npy or 0_K.json); "
+    with pytest.raises(InputError, match="^" + re.escape(told)):
+        demo(method, HAND, options, tmp_path / "out", CropLike(), CPU)
+    assert not method.seen
+    np.save(tmp_path / "in" / "5_K.npy", K)
+    with pytest.raises(InputError, match=r"^5 of 6 pictures could not be shown: .* \| and 2 more; the other is in") as caught:
+        demo(method, HAND, options, tmp_path / "out", CropLike(), CPU)
+    assert str(caught.value).count("no camera matrix for") == 3
+    assert "0_img.npy, 0_img.json, 0_img_K.npy, 0_img_K.json, 0_K.npy, 0_K.json |" in str(caught.value)
+
+
+def test_what_no_picture_can_mend_is_said_once(tmp_path):
+    """A method without a mesh, with nobody to find its 2D joints, or without rotations for an identity's shape: one short line
+    for all pictures, and no answer shown; one picture is one picture."""
+    truth = a_hand()
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        save(tmp_path / "in" / f"{number}.png", picture_of(truth))
+    options = DemoOptions(input=str(tmp_path / "in"))
+    flat, blind, late = Oracle(truth), Oracle(truth), Oracle(truth)
+    flat.compares, blind.sees_keypoints = frozenset({"joints_uv"}), True
+    late.decode = lambda out, batch: Prediction(joints_uv=torch.zeros(1, 21, 2))
+    for method, words, looks in ((flat, "this model predicts no mesh", 0), (blind, "demo.keypoints: this model is told where", 0),
+                                 (late, "this model predicts no mesh", 1)):
+        for more in ({}, {"track": True}):
+            method.seen.clear()
+            with pytest.raises(InputError, match="^" + words):
+                demo(method, HAND, options.model_copy(update=more), tmp_path / "out", CropLike(), CPU)
+            assert len(method.seen) == looks and not list((tmp_path / "out").glob("*"))
+    one = options.model_copy(update={"input": str(tmp_path / "in" / "1.png")})
+    done = demo(Oracle(truth), HAND, one, tmp_path / "out", CropLike(), CPU)
+    assert done["text"].startswith("1 picture, 1 hand -> ")
 
 
 def spoiled(truth: Truth) -> Truth:
@@ -62,7 +106,9 @@ def spoiled(truth: Truth) -> Truth:
     ({"k.json": b"[[0, 0, 2], [0, 1, 2], [0, 0, 1]]"}, {"K": "k.json"}, "k.json: expected a camera matrix"),
     ({"k.json": b"[[1, 0, 2], [0, 1, Infinity], [0, 0, 1]]"}, {"K": "k.json"}, "k.json: expected a camera matrix"),
     ({"k.json": b'{"b.png": 1}'}, {"K": "k.json"}, "k.json: no camera matrix of 'hand.png'"),
-    ({}, {"K": "."}, "no camera matrix for hand.png; expected one of hand.npy, hand.json"),
+    ({}, {"K": "."}, r"demo.K=.: no camera matrix for hand.png \(expected hand_K.npy or hand_K.json\); leave demo.K out "
+                     r"\(demo.K=null\) for a nominal camera, or give demo.fov$"),
+    ({"photo.jpg": b"\xff\xd8"}, {"K": "photo.jpg"}, "^demo.K: expected .npy or .json, found photo.jpg"),
     ({"k.json": b"[]"}, {"K": "k.json", "fov": 50}, "demo.K and demo.fov are both given"),
 ])
 def test_bad_input(tmp_path, monkeypatch, files, options, message):

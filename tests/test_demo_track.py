@@ -120,7 +120,7 @@ def test_held_shape_in_a_picture(clip, identity, tmp_path, pictures):
     (hand,) = json.loads((tmp_path / "out" / "a.json").read_text())["hands"]
     np.testing.assert_allclose(list(hand["joints"].values()), TRUTHS[0].joints, atol=1e-6)
     np.testing.assert_allclose(hand["root"], TRUTHS[0].root, atol=1e-4)
-    with pytest.raises(InputError, match="the model predicts no rotations, so the identity's shape cannot be posed"):
+    with pytest.raises(InputError, match="^demo.identity: this model predicts no rotations, so the identity's shape"):
         demo(NoisyOracle(TRUTHS, parameters=False), HAND, options, tmp_path / "no", CropLike(), CPU)
 
 
@@ -227,7 +227,7 @@ def test_frames_without_a_box_or_a_hand(clip, tmp_path, caplog):
     boxes = {str(t): box_of(truth) for t, truth in enumerate(TRUTHS) if t != 4} | {"7": None, "99": [1, 2, 3, 4]}
     oracle = NoisyOracle([truth for t, truth in enumerate(TRUTHS) if t not in (4, 7)])
     options = {**clip, "boxes": save_json(tmp_path / "b.json", boxes), "smooth": "none"}
-    expected = "1 frames could not be shown: clip.avi/000004: the box file has no entry '000004'; .*other 11"
+    expected = "1 frame could not be shown: clip.avi/000004: the box file has no entry '000004'; .*other 11"
     with pytest.raises(InputError, match=expected):
         shown(options, tmp_path / "out", oracle)
     said = json.loads((tmp_path / "out" / "clip.json").read_text())
