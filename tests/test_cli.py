@@ -211,7 +211,7 @@ def test_checkpoint_of_another_kind(tiny: Path, tmp_path: Path):
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     assert str(cut) in run("test", options, f"test.checkpoint={cut}", code=2).stderr
     other = run("test", options, f"test.checkpoint={checkpoint}", "method.shape=given", code=2).stderr
-    assert "shape_head" in other and other.count("\n") == 1
+    assert "method.shape = 'predicted' there" in other and other.count("\n") == 1
     turned = run("test", options, f"test.checkpoint={checkpoint}", "method.pose_update=multiply", code=2).stderr
     assert "method.pose_update" in turned and turned.count("\n") == 1  # fits, but was trained otherwise
     changed = run("train", options, "train.lr=0.5", code=2).stderr

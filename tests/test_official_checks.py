@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 from eval_cases import golden_hands
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plausible_cases import AXES, FREIHAND, HO3D, hands, ho3d, network
 
@@ -176,6 +176,7 @@ def _moved(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 @given(kind=st.sampled_from(sorted(POOR)), count=st.integers(1, 150), seed=st.integers(0, 2**31), amount=st.floats(0, 1),
        turn=st.sampled_from([0.2, 1.2]), bend=st.floats(0, 1), cloud=st.booleans(), ho3d_asked=st.booleans())
+@example(kind="turned", count=1, seed=28929, amount=1 - 2**-53, turn=0.2, bend=0.0, cloud=True, ho3d_asked=True)  # was refused
 def test_honest_predictions_pass(kind, count, seed, amount, turn, bend, cloud, ho3d_asked):
     """No poor prediction is refused: noise, means, constants, wrong depths, other poses, clouds; of hands and of clouds."""
     draw = np.random.default_rng(seed)

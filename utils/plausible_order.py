@@ -63,6 +63,7 @@ def joint_order(case: Case) -> Fault | None:
     other = min(orders, key=lambda name: error(pred[:, orders[name]], true))
     undone = pred[:, orders[other]]
     far_better = error(undone, true) < 0.7 * error(pred, true) and improved(pred, undone, true) > MOST
+    far_better &= hand or len(some) >= FEWEST  # a few clouds of points resemble each other in some order by chance
     if not far_better or hand and unlike[other] > unlike[""]:
         other = min(orders, key=unlike.get)
         fits = [error(metrics.procrustes(p, true, reflections=True), true) for p in (pred, pred[:, orders[other]])]
