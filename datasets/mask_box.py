@@ -9,6 +9,8 @@ No torch in here: processes of `prepare` import it.
 import cv2
 import numpy as np
 
+from utils.contour import largest_contour
+
 HULL = 64  # points of a stored hull; one that has fewer repeats its last
 ABOVE = 240  # of 255: hand, as the original takes its lossy masks
 SMALLEST = 8  # pixels of the box's longer side: what is less is dust of the JPEG
@@ -22,10 +24,9 @@ def hull_of(mask: np.ndarray) -> np.ndarray | None:
 
     A hull of more corners, which no hand has, is reduced to those that are outermost in HULL directions.
     """
-    pieces, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    if not pieces:
+    if (outline := largest_contour(mask)) is None:
         return None
-    hull = cv2.convexHull(max(pieces, key=cv2.contourArea))[:, 0]
+    hull = cv2.convexHull(outline)[:, 0]
     if len(hull) > HULL:
         hull = hull[np.unique((hull @ _DIRECTIONS).argmax(0))]
     return np.pad(hull, ((0, HULL - len(hull)), (0, 0)), "edge").astype(np.int16)

@@ -18,6 +18,8 @@ from utils.files import read_json, require_file
 
 KINDS = (".npy", ".json")
 
+LEAST_FOCAL = 0.1  # of the longer side: under it, 157 degrees are seen
+
 
 class Camera(NamedTuple):
     """K (3,3) float64 of the full picture, where it came from in words, and whether lengths follow from it (not nominal)."""
@@ -130,12 +132,16 @@ def _checked_K(path: Path, value: object) -> np.ndarray:
 
 
 def _require_fit(file: Path, K: np.ndarray, size: object, picture: Path, height: int, width: int) -> None:
-    """InputError where K is of pictures of another size: the size that its file states, else a principal point outside."""
+    """InputError where K is of pictures of another size: the size that its file states, else a tiny focal length (in other units
+    than pixels, say) or a principal point outside."""
     if size is not None:
         if size != [width, height]:
             raise InputError(f"{file}: a camera matrix of pictures of size {str(size)[:40]}, but {picture.name} has {width} x "
                              f"{height}: scale K to this picture")
         return
+    if min(K[0, 0], K[1, 1]) < LEAST_FOCAL * max(height, width):
+        raise InputError(f"{file}: expected focal lengths in pixels of {picture.name} ({width} x {height}), found {K[0, 0]:g}, "
+                         f"{K[1, 1]:g}: in other units, or of a smaller picture? Scale K to this picture")
     x, y = K[:2, 2]
     if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
         raise InputError(f"{file}: expected a principal point in {picture.name} ({width} x {height} pixels), found ({x:.1f}, "

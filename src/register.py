@@ -18,13 +18,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from src import register_faithful, register_fast
-from utils.errors import InputError
 from utils.precision import full_precision
 from utils.strict import Strict
 
 NEAR_M, FAR_M = 0.02, 0.06  # between the two answers: the 2D one alone stands, the silhouette's alone stands
 NONE, KEYPOINTS, SILHOUETTE, BLEND = range(4)  # Registration.source
-LEAST_FOCAL = 0.1  # of the crop's size: under it, 157 degrees are seen
 
 
 class RegisterOptions(Strict):
@@ -131,20 +129,3 @@ def _counting(uv: Tensor, confidence: Tensor | None, least: float) -> Tensor:
     used = torch.ones_like(uv[..., 0], dtype=torch.bool) if confidence is None else confidence > least
     placed = torch.isfinite(uv).all(-1)
     return used & (placed | ~used).all(1, keepdim=True)
-
-
-def require_K(K: Float[Tensor, "*b 3 3"], size: int, where: str, margin: float = 1.0) -> None:
-    """Raise InputError, naming `where`, unless every K can be that of a crop of size x size pixels.
-
-    Refused: numbers that are not finite, a last row other than 0 0 1, a focal length under a tenth of the crop, a principal point
-    outside the crop by more than `margin` crops (0 for a whole picture): the marks of a K of another picture size.
-    """
-    for one in K.detach().double().cpu().reshape(-1, 3, 3):
-        (fx, _, cx), (_, fy, cy), last = one.tolist()
-        low, high = -margin * size - 0.5, (1 + margin) * size - 0.5
-        fine = (bool(torch.isfinite(one).all()) and last == [0.0, 0.0, 1.0] and min(fx, fy) >= LEAST_FOCAL * size
-                and low <= min(cx, cy) and max(cx, cy) <= high)
-        if not fine:
-            raise InputError(f"{where}: expected the camera matrix of a picture of {size} x {size} pixels, found focal lengths "
-                             f"{fx:g}, {fy:g}, principal point {cx:g}, {cy:g}, last row {last}: give K of the crop itself, "
-                             f"as [[f, 0, cx], [0, f, cy], [0, 0, 1]] in pixels of the crop")

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from utils.contour import largest_contour
+
 # Degrees, in pairs at right angles: the original's 6 rows of [least, greatest, least, greatest], flattened, are our 24 numbers.
 ANGLES = (0, 90, -15, 75, -30, 60, -45, 45, -60, 30, -75, 15)
 AXES = np.array([(math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in ANGLES])
@@ -30,19 +32,9 @@ def enlarged(mask: Float[Tensor, "b c c"], size: int, threshold: float = THRESHO
     return torch.from_numpy(_bytes(mask, size, threshold)).to(mask.device) > 0
 
 
-def contour_of(mask: np.ndarray) -> np.ndarray | None:
-    """(n,2) int32 pixels (x, y) of the largest outer contour of one mask (s,s) of bytes; None where nothing encloses an area.
-
-    Straight runs are given by their ends. Seed: specks without area (a pixel, a line) are no hand, where the original takes them.
-    """
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    largest = max(outlines, key=cv2.contourArea, default=None)
-    return None if largest is None or cv2.contourArea(largest) == 0 else largest[:, 0]
-
-
 def contours_of_masks(mask: Float[Tensor, "b c c"], size: int, threshold: float = THRESHOLD) -> list[np.ndarray | None]:
-    """`contour_of` of each of a batch of probability maps, in pixels of a crop of `size`."""
-    return [contour_of(one) for one in _bytes(mask, size, threshold)]
+    """`largest_contour` of each of a batch of probability maps, in pixels of a crop of `size`."""
+    return [largest_contour(one) for one in _bytes(mask, size, threshold)]
 
 
 def extents_of_masks(mask: Float[Tensor, "b c c"], size: int, threshold: float = THRESHOLD,

@@ -169,6 +169,15 @@ def test_a_stand_in_place_by_a_nominal_camera_says_both(scene, tmp_path, monkeyp
     assert plots[0].notes.place == note
 
 
+def test_a_K_in_other_units_than_pixels(scene, tmp_path):
+    """K divided by the picture's width, as some programs write it: one line that names the focal length, nothing written."""
+    truth, _, options = scene
+    options["K"] = save_json(tmp_path / "other.json", (np.diag([1 / WIDTH, 1 / WIDTH, 1]) @ K).tolist())
+    with pytest.raises(InputError, match=r"expected focal lengths in pixels of hand.png \(320 x 240\), found ") as caught:
+        demo(Oracle(truth), HAND, DemoOptions(**options), tmp_path / "out", CropLike(), CPU)
+    assert "\n" not in str(caught.value) and "other.json" in str(caught.value) and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("size", "message"), [
     (None, r"expected a principal point in hand.png \(320 x 240 pixels\), found \(400.0, 122.0\)"),
     ([640, 480], r"a camera matrix of pictures of size \[640, 480\], but hand.png has 320 x 240: scale K"),

@@ -9,10 +9,9 @@ from register_cases import SIZE, crops
 from test_silhouette import GOLDEN
 
 from src import register_faithful, register_fast
-from src.register import BLEND, KEYPOINTS, NONE, SILHOUETTE, RegisterOptions, register, require_K
+from src.register import BLEND, KEYPOINTS, NONE, SILHOUETTE, RegisterOptions, register
 from src.silhouette import extents, extents_of_masks
 from utils.camera import project
-from utils.errors import InputError
 
 CASES = ("clean_nopoly", "noise_poly", "outlier_nopoly", "outlier_poly", "lowconf_poly", "polyblend", "polyfar", "allconf_low",
          "conf_none")
@@ -318,18 +317,3 @@ def test_gpu(residual):
     here = register(*arguments, options)
     there = register(*(x.cuda() if torch.is_tensor(x) else x for x in arguments), options)
     assert torch.allclose(here.translation, there.translation.cpu(), atol=1e-6) and torch.equal(here.source, there.source.cpu())
-
-
-def test_K_of_the_crop():
-    """A K of another picture's size is refused in one line that names it; those of crops, off-centre too, pass."""
-    def K(f, cx, cy, fy=None):
-        return torch.tensor([[f, 0, cx], [0, fy or f, cy], [0, 0, 1.0]])
-
-    for fine in (K(480, 112, 110), K(900, -150, 330), crops(8, masks=False).K):
-        require_K(fine, SIZE, "K of the crop")
-    for wrong in (K(1500, 960, 540), K(2.0, 112, 112), K(480, float("nan"), 0), K(-480, 112, 112), torch.eye(3) * 480):
-        with pytest.raises(InputError, match=r"a_K\.npy: expected .* 224 x 224 pixels, found .*give K of the crop") as caught:
-            require_K(torch.stack((K(480, 112, 110), wrong)), SIZE, "a_K.npy")
-        assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="320, 240"):
-        require_K(K(600, 320, 240), SIZE, "K.npy", margin=0)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.silhouette import ANGLES, contour_of, contours_of_masks, enlarged, extents, extents_of_masks
+from src.silhouette import ANGLES, contours_of_masks, enlarged, extents, extents_of_masks
+from utils.contour import largest_contour
 
 # golden_registration.npz: the mesh, the joints its regressor gives (T21), every case, the heat maps; mask_true as bits.
 GOLDEN = dict(np.load(Path(__file__).parent / "goldens" / "registration.npz"))
@@ -108,4 +109,4 @@ def test_contour_is_points():
     """A filled rectangle's outline is its four corners, (x, y)."""
     mask = np.zeros((20, 30), np.uint8)
     mask[4:9, 10:25] = 1
-    assert sorted(map(tuple, contour_of(mask).tolist())) == pytest.approx([(10, 4), (10, 8), (24, 4), (24, 8)])
+    assert sorted(map(tuple, largest_contour(mask).tolist())) == pytest.approx([(10, 4), (10, 8), (24, 4), (24, 8)])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from utils.contour import largest_contour
 from utils.panels_3d import bones_in_space, mesh_in_space, space, view_of
 from utils.panels_draw import BITS, Layer, bones, caption, dense, fixed, mesh_layer, thick, thinned
 
@@ -65,10 +66,9 @@ def _silhouette(photo: np.ndarray, mask: np.ndarray | None, contour: np.ndarray 
     panel = photo.copy()
     panel[inside] = (panel[inside].astype(np.uint16) + np.uint16(MASK_RGB)) // 2
     if contour is None:
-        found = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
-        contour = max(found, key=cv2.contourArea)[:, 0] if len(found) else np.zeros((0, 2))
+        contour = largest_contour(inside.astype(np.uint8))
     canvas = thick(panel)
-    if len(contour):
+    if contour is not None and len(contour):
         line = max(1, round(2 * size / SIZE * len(canvas) / size))
         cv2.polylines(canvas, [fixed(dense(contour))], True, MASK_RGB, line, cv2.LINE_AA, BITS)
     caption(canvas, words, size / SIZE, dark=True)
